@@ -1,0 +1,303 @@
+//! One function per CNI verb: read what is there, plan, apply.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::config::{self, Config, Kind, Need, Network};
+use crate::ipam::{self, Ipam, Owner, Record, State};
+use crate::netlink::Socket;
+use crate::netns::Netns;
+use crate::request::{AttachmentId, Request};
+use crate::wiring::{self, Change, Wiring};
+use crate::{Error, result};
+
+/// Answers a request; `None` when success has nothing to say.
+///
+/// # Errors
+/// [`Error`], whose document goes to stdout.
+pub fn run(request: &Request) -> Result<Option<Value>, Error> {
+    match request {
+        Request::Add(id, netns, config) => {
+            let config = Config::parse(config, Need::All)?;
+            match &config.kind {
+                Kind::Orlop(network) => add(id, netns, &config, network).map(Some),
+                Kind::Loopback => add_loopback(id, netns, &config).map(Some),
+            }
+        }
+        Request::Del(id, config) => {
+            match Config::parse(config, Need::Teardown)?.kind {
+                Kind::Orlop(network) => del(id, &network)?,
+                // The interface ends with its namespace.
+                Kind::Loopback => {}
+            }
+            Ok(None)
+        }
+        Request::Check(id, netns, config) => {
+            let config = Config::parse(config, Need::All)?;
+            match &config.kind {
+                Kind::Orlop(network) => check(id, netns, &config, network)?,
+                Kind::Loopback => check_loopback(id, netns)?,
+            }
+            Ok(None)
+        }
+        Request::Gc(config) => {
+            match Config::parse(config, Need::Teardown)?.kind {
+                Kind::Orlop(network) => gc(&network)?,
+                Kind::Loopback => {}
+            }
+            Ok(None)
+        }
+        Request::Status(config) => {
+            match Config::parse(config, Need::All)?.kind {
+                Kind::Orlop(network) => status(&network)?,
+                Kind::Loopback => {}
+            }
+            Ok(None)
+        }
+        Request::Version(config) => Ok(Some(result::versions(Config::requested_version(config)))),
+    }
+}
+
+/// Reserve, wire, commit. The reservation is on record before the first interface exists, and a failure undoes both.
+fn add(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network) -> Result<Value, Error> {
+    let netns = Netns::open(netns_path)?;
+    let ipam = Ipam::new(&network.data_dir, &network.name)?;
+    let mut socket = Socket::open()?;
+    let link = wiring::host_name(id);
+    if let Some(record) = ipam.find(&link)? {
+        match record.state {
+            State::Ready => return Err(Error::AlreadyAttached(id.to_string())),
+            // An earlier ADD was killed, and the runtime tries again without a DEL in between.
+            State::Pending => detach(&mut socket, &ipam, &record)?,
+        }
+    }
+    let owner = Owner {
+        container_id: id.container_id.clone(),
+        ifname: id.ifname.clone(),
+        netns: netns_path.to_owned(),
+        netns_id: netns.id(),
+    };
+    let mut record = match ipam.reserve(&link, &owner, &network.ranges) {
+        Err(ipam::Error::Exhausted { .. }) => {
+            // Pods whose DEL never came must not starve those that run.
+            detach_dead(&mut socket, &ipam, ipam.records()?)?;
+            ipam.reserve(&link, &owner, &network.ranges)?
+        }
+        reserved => reserved?,
+    };
+    let wiring = Wiring::new(id, network.mtu, &record.addresses);
+    let outcome = wire(&mut socket, &netns, &wiring).and_then(|()| Ok(ipam.commit(&mut record)?));
+    if let Err(error) = outcome {
+        // Best effort: what remains is a pending record, which the runtime's DEL or the namespace's end clears.
+        let _ = detach(&mut socket, &ipam, &record);
+        return Err(error);
+    }
+    Ok(result::attached(
+        config.version,
+        &wiring,
+        &netns_path.to_string_lossy(),
+        config.prev_result.as_ref(),
+    ))
+}
+
+/// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.
+fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring) -> Result<(), Error> {
+    set_sysctls(&wiring.node)?;
+    let veth = &wiring.veth;
+    let index = socket.create_veth(veth, netns)?;
+    set_sysctls(&wiring.host)?;
+    socket.apply(&veth.host_name, index, &wiring.host)?;
+    netns.run(|| {
+        set_sysctls(&wiring.pod)?;
+        let mut socket = Socket::open()?;
+        let index = socket.index(&veth.pod_name)?;
+        Ok(socket.apply(&veth.pod_name, index, &wiring.pod)?)
+    })
+}
+
+/// Sets the switches that are not as planned. Reading first matters: some take the kernel's global network lock on
+/// every write, and with hundreds of pods starting at once it has better things to guard.
+fn set_sysctls(changes: &[Change]) -> Result<(), Error> {
+    for change in changes {
+        let Change::Sysctl { path, value } = change else {
+            continue;
+        };
+        let path = format!("/proc/sys/net/{path}");
+        if fs::read_to_string(&path).is_ok_and(|current| current.trim() == *value) {
+            continue;
+        }
+        fs::write(&path, value).map_err(|source| Error::Sysctl { path, value, source })?;
+    }
+    Ok(())
+}
+
+/// Removes the interface, then frees the addresses: the other way round a new pod could get them while routes still lead
+/// to the old one.
+fn detach(socket: &mut Socket, ipam: &Ipam, record: &Record) -> Result<(), Error> {
+    socket.delete_link(&record.link)?;
+    Ok(ipam.release(record)?)
+}
+
+fn detach_dead(socket: &mut Socket, ipam: &Ipam, candidates: Vec<Record>) -> Result<(), Error> {
+    for record in ipam.dead(candidates)? {
+        detach(socket, ipam, &record)?;
+    }
+    Ok(())
+}
+
+/// Undoes ADD, however far it came, as often as it is called, with nothing but the attachment's names.
+fn del(id: &AttachmentId, network: &Network) -> Result<(), Error> {
+    let ipam = Ipam::new(&network.data_dir, &network.name)?;
+    let mut socket = Socket::open()?;
+    let link = wiring::host_name(id);
+    // Also without a record: then the directory was lost, and the interface is all that is left.
+    socket.delete_link(&link)?;
+    let (own, others): (Vec<_>, Vec<_>) = ipam
+        .records()?
+        .into_iter()
+        .partition(|record| record.link == link);
+    for record in own {
+        ipam.release(&record)?;
+    }
+    let pending = others
+        .into_iter()
+        .filter(|record| record.state == State::Pending)
+        .collect();
+    detach_dead(&mut socket, &ipam, pending)
+}
+
+/// Compares the attachment with what ADD would make today, and reports everything that is missing.
+fn check(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network) -> Result<(), Error> {
+    let netns = Netns::open(netns_path)?;
+    let ipam = Ipam::new(&network.data_dir, &network.name)?;
+    let mut problems = Vec::new();
+    let record = ipam
+        .find(&wiring::host_name(id))?
+        .filter(|record| record.state == State::Ready);
+    let Some(record) = record else {
+        problems.push("it has no record of its addresses".to_owned());
+        return Err(Error::CheckFailed {
+            attachment: id.to_string(),
+            problems,
+        });
+    };
+    match &config.prev_result {
+        None => problems.push("prevResult: is required for CHECK".to_owned()),
+        Some(previous) => {
+            let unlisted = record
+                .addresses
+                .iter()
+                .filter(|address| !lists(previous, address));
+            problems.extend(unlisted.map(|address| format!("prevResult does not list {address}")));
+        }
+    }
+    let wiring = Wiring::new(id, network.mtu, &record.addresses);
+    problems.extend(missing(&wiring.veth.host_name, &wiring.host)?);
+    problems.extend(netns.run(|| missing(&wiring.veth.pod_name, &wiring.pod))?);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::CheckFailed {
+            attachment: id.to_string(),
+            problems,
+        })
+    }
+}
+
+/// Whether the result has the address among its `ips`.
+fn lists(result: &Value, address: &IpAddr) -> bool {
+    let ips = result.get("ips").and_then(Value::as_array);
+    ips.into_iter()
+        .flatten()
+        .filter_map(|entry| entry.get("address")?.as_str())
+        .any(|entry| {
+            entry
+                .split('/')
+                .next()
+                .and_then(|entry| entry.parse::<IpAddr>().ok())
+                == Some(*address)
+        })
+}
+
+/// What of the plan the interface of this name, in the current namespace, lacks.
+fn missing(interface: &str, planned: &[Change]) -> Result<Vec<String>, Error> {
+    let mut socket = Socket::open()?;
+    let index = match socket.index(interface) {
+        Ok(index) => index,
+        Err(error) if error.is_not_found() => return Ok(vec![format!("interface {interface} is missing")]),
+        Err(error) => return Err(error.into()),
+    };
+    let observed = socket.observe(index)?;
+    Ok(observed
+        .missing(planned)
+        .into_iter()
+        .map(|change| format!("{interface} lacks {change}"))
+        .collect())
+}
+
+/// Removes every attachment that the runtime does not list; goes on after a failure and reports all.
+fn gc(network: &Network) -> Result<(), Error> {
+    let Some(valid) = &network.valid_attachments else {
+        // Taking an absent list for an empty one would cut off every pod.
+        return Err(
+            config::Error::Invalid(vec!["cni.dev/valid-attachments: is required for GC".to_owned()]).into(),
+        );
+    };
+    let ipam = Ipam::new(&network.data_dir, &network.name)?;
+    let mut socket = Socket::open()?;
+    let mut failures = Vec::new();
+    for record in ipam.records()? {
+        if valid.iter().any(|id| wiring::host_name(id) == record.link) {
+            continue;
+        }
+        if let Err(error) = detach(&mut socket, &ipam, &record) {
+            failures.push(error.document(&[])["msg"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::GarbageCollection(failures))
+    }
+}
+
+/// An ADD can succeed if there are addresses, a writable directory and a kernel that answers.
+fn status(network: &Network) -> Result<(), Error> {
+    Ipam::new(&network.data_dir, &network.name)?.check_room(&network.ranges)?;
+    Socket::open()?.index("lo")?;
+    Ok(())
+}
+
+fn add_loopback(id: &AttachmentId, netns_path: &Path, config: &Config) -> Result<Value, Error> {
+    let netns = Netns::open(netns_path)?;
+    let ipv6 = netns.run(|| {
+        let mut socket = Socket::open()?;
+        let index = socket.index(&id.ifname)?;
+        socket.apply(&id.ifname, index, &[Change::Up])?;
+        let has_ipv6 = |change: &Change| matches!(change, Change::Address(IpAddr::V6(_), _));
+        Ok::<_, Error>(socket.observe(index)?.in_effect.iter().any(has_ipv6))
+    })?;
+    let netns = netns_path.to_string_lossy();
+    Ok(result::loopback(
+        config.version,
+        &id.ifname,
+        &netns,
+        ipv6,
+        config.prev_result.as_ref(),
+    ))
+}
+
+fn check_loopback(id: &AttachmentId, netns_path: &Path) -> Result<(), Error> {
+    let problems = Netns::open(netns_path)?.run(|| missing(&id.ifname, &[Change::Up]))?;
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::CheckFailed {
+            attachment: id.to_string(),
+            problems,
+        })
+    }
+}

@@ -1,0 +1,355 @@
+//! The network configuration on stdin.
+//!
+//! Fields that the plugin does not know are left alone: runtimes add their own (`runtimeConfig`, `cni.dev/…`), and
+//! `args` is free-form. A field that it does know is checked, and all mistakes are reported at once.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::range::Range;
+use crate::request::{AttachmentId, is_container_id};
+use crate::result::Version;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not JSON, or no JSON object.
+    #[error("cannot be decoded: {reason}")]
+    Decode {
+        /// The parser's words.
+        reason: String,
+    },
+    /// `cniVersion` is one that this plugin does not speak.
+    #[error("cniVersion {version:?} is not supported; supported: {}", Version::ALL.map(Version::as_str).join(", "))]
+    IncompatibleVersion {
+        /// What was asked for.
+        version: String,
+    },
+    /// Fields are missing or wrong; each entry names one.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+}
+
+/// What every verb needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The version in which results are written.
+    pub version: Version,
+    /// Which plugin the runtime believes to run.
+    pub kind: Kind,
+    /// The result of the plugins before this one in the chain, in `version`'s form.
+    pub prev_result: Option<Value>,
+}
+
+/// The `type` of the configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// Our own network.
+    Orlop(Network),
+    /// `loopback`: containerd before 2.0 asks a plugin of this name to raise `lo` in every sandbox and starts none
+    /// without it, so the binary answers to that name too.
+    Loopback,
+}
+
+/// The fields of a network of type `orlop-cni`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// `name`: keeps the records of several networks apart.
+    pub name: String,
+    /// `dataDir`: where the records are.
+    pub data_dir: PathBuf,
+    /// `mtu` of both ends of the veth pair.
+    pub mtu: u32,
+    /// `ranges`: at most one per address family.
+    pub ranges: Vec<Range>,
+    /// `cni.dev/valid-attachments`, present for GC only.
+    pub valid_attachments: Option<Vec<AttachmentId>>,
+}
+
+/// How much of the configuration must be right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Everything.
+    All,
+    /// Only what is needed to undo: a mistake made in `ranges` or `mtu` after ADD must not keep pods from ending.
+    Teardown,
+}
+
+/// The default of `mtu`: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
+impl Config {
+    /// Decodes and checks a configuration.
+    ///
+    /// # Errors
+    /// [`Error`], which lists every wrong field.
+    pub fn parse(bytes: &[u8], need: Need) -> Result<Self, Error> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| Error::Decode {
+            reason: error.to_string(),
+        })?;
+        let Value::Object(fields) = value else {
+            return Err(Error::Decode {
+                reason: "it is not a JSON object".to_owned(),
+            });
+        };
+        let version = Self::version(&fields)?;
+        let mut reader = Reader {
+            fields,
+            problems: Vec::new(),
+        };
+        let kind = match reader.string("type").as_deref() {
+            Some("loopback") => Kind::Loopback,
+            Some("orlop-cni") => Kind::Orlop(reader.network(need)),
+            Some(other) => {
+                reader
+                    .problems
+                    .push(format!("type: {other:?} must be \"orlop-cni\" or \"loopback\""));
+                Kind::Loopback
+            }
+            None => Kind::Loopback,
+        };
+        let prev_result = match reader.fields.remove("prevResult") {
+            None | Some(Value::Null) => None,
+            Some(result @ Value::Object(_)) => Some(result),
+            Some(_) => {
+                reader.problems.push("prevResult: must be an object".to_owned());
+                None
+            }
+        };
+        if reader.problems.is_empty() {
+            Ok(Config {
+                version,
+                kind,
+                prev_result,
+            })
+        } else {
+            Err(Error::Invalid(reader.problems))
+        }
+    }
+
+    /// The `cniVersion` as it was written, for VERSION, which answers whatever is asked; `None` if there is none.
+    pub fn requested_version(bytes: &[u8]) -> Option<String> {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        Some(value.get("cniVersion")?.as_str()?.to_owned())
+    }
+
+    fn version(fields: &Map<String, Value>) -> Result<Version, Error> {
+        match fields.get("cniVersion") {
+            Some(Value::String(text)) => Version::parse(text).ok_or_else(|| Error::IncompatibleVersion {
+                version: text.clone(),
+            }),
+            Some(_) => Err(Error::Invalid(vec!["cniVersion: must be a string".to_owned()])),
+            None => Err(Error::Invalid(vec!["cniVersion: is required".to_owned()])),
+        }
+    }
+}
+
+/// Takes fields out of the object and collects what is wrong with them.
+struct Reader {
+    fields: Map<String, Value>,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn network(&mut self, need: Need) -> Network {
+        let name = self.string("name").unwrap_or_default();
+        if !name.is_empty() && !is_container_id(&name) {
+            self.problems.push(format!(
+                "name: {name:?} must start with a letter or digit and go on with letters, digits, '_', '.' or '-'"
+            ));
+        }
+        let data_dir = PathBuf::from(self.string("dataDir").unwrap_or_default());
+        if data_dir.is_relative() && !data_dir.as_os_str().is_empty() {
+            self.problems
+                .push(format!("dataDir: {data_dir:?} must be an absolute path"));
+        }
+        let valid_attachments = self.valid_attachments();
+        let (ranges, mtu) = match need {
+            Need::Teardown => (Vec::new(), DEFAULT_MTU),
+            Need::All => {
+                let ranges = self.ranges();
+                let mtu = self.mtu(ranges.iter().any(Range::is_ipv6));
+                (ranges, mtu)
+            }
+        };
+        Network {
+            name,
+            data_dir,
+            mtu,
+            ranges,
+            valid_attachments,
+        }
+    }
+
+    fn string(&mut self, field: &str) -> Option<String> {
+        match self.fields.remove(field) {
+            Some(Value::String(text)) if !text.is_empty() => return Some(text),
+            Some(Value::String(_)) | None => self.problems.push(format!("{field}: is required")),
+            Some(_) => self.problems.push(format!("{field}: must be a string")),
+        }
+        None
+    }
+
+    fn ranges(&mut self) -> Vec<Range> {
+        let entries = match self.fields.remove("ranges") {
+            Some(Value::Array(entries)) if !entries.is_empty() => entries,
+            Some(Value::Array(_)) | None => {
+                self.problems
+                    .push("ranges: at least one CIDR is required".to_owned());
+                return Vec::new();
+            }
+            Some(_) => {
+                self.problems.push("ranges: must be a list of CIDRs".to_owned());
+                return Vec::new();
+            }
+        };
+        let mut ranges: Vec<Range> = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            match entry
+                .as_str()
+                .ok_or_else(|| "must be a string".to_owned())
+                .and_then(str::parse::<Range>)
+            {
+                Ok(range) if ranges.iter().any(|other| other.is_ipv6() == range.is_ipv6()) => {
+                    let family = if range.is_ipv6() { "IPv6" } else { "IPv4" };
+                    self.problems
+                        .push(format!("ranges[{index}]: {range} is a second {family} range"));
+                }
+                Ok(range) => ranges.push(range),
+                Err(reason) => self.problems.push(format!("ranges[{index}]: {reason}")),
+            }
+        }
+        ranges
+    }
+
+    fn mtu(&mut self, ipv6: bool) -> u32 {
+        // The least that each protocol must be able to carry, and the most that a veth takes.
+        let (least, most) = (if ipv6 { 1280 } else { 68 }, 65535);
+        match self.fields.remove("mtu") {
+            None => DEFAULT_MTU,
+            Some(value) => match value.as_u64() {
+                Some(mtu) if (least..=most).contains(&mtu) => mtu as u32,
+                _ => {
+                    self.problems
+                        .push(format!("mtu: {value} must be a number from {least} to {most}"));
+                    DEFAULT_MTU
+                }
+            },
+        }
+    }
+
+    fn valid_attachments(&mut self) -> Option<Vec<AttachmentId>> {
+        const FIELD: &str = "cni.dev/valid-attachments";
+        let value = self.fields.remove(FIELD)?;
+        let parsed = value.as_array().and_then(|entries| {
+            entries
+                .iter()
+                .map(|entry| {
+                    Some(AttachmentId {
+                        container_id: entry.get("containerID")?.as_str()?.to_owned(),
+                        ifname: entry.get("ifname")?.as_str()?.to_owned(),
+                    })
+                })
+                .collect::<Option<Vec<_>>>()
+        });
+        if parsed.is_none() {
+            self.problems.push(format!(
+                "{FIELD}: must be a list of objects with containerID and ifname"
+            ));
+        }
+        parsed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn valid() -> Value {
+        json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": 1400,
+               "ranges": ["10.244.0.0/24", "fd00:10:244::/64"], "runtimeConfig": {"x": 1}, "args": []})
+    }
+
+    fn problem(field: &str, value: Value) -> String {
+        let mut config = valid();
+        config[field] = value;
+        Config::parse(config.to_string().as_bytes(), Need::All)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_valid_configuration_is_read_and_unknown_fields_are_left_alone() {
+        let config = Config::parse(valid().to_string().as_bytes(), Need::All).unwrap();
+        let Kind::Orlop(network) = config.kind else {
+            panic!("{config:?}")
+        };
+        assert_eq!(network.mtu, 1400);
+        assert_eq!(network.ranges.len(), 2);
+        assert_eq!(network.data_dir, PathBuf::from("/d"));
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        for (field, value, expect) in [
+            ("name", json!(""), "name: is required"),
+            ("name", json!("../x"), "name: \"../x\" must start"),
+            (
+                "dataDir",
+                json!("relative"),
+                "dataDir: \"relative\" must be an absolute path",
+            ),
+            ("dataDir", json!(3), "dataDir: must be a string"),
+            (
+                "mtu",
+                json!("big"),
+                "mtu: \"big\" must be a number from 1280 to 65535",
+            ),
+            ("mtu", json!(1279), "mtu: 1279"),
+            ("mtu", json!(70000), "mtu: 70000"),
+            ("ranges", json!([]), "ranges: at least one CIDR"),
+            ("ranges", json!("10.0.0.0/24"), "ranges: must be a list"),
+            ("ranges", json!(["10.0.0.0/24", 5]), "ranges[1]: must be a string"),
+            (
+                "ranges",
+                json!(["10.0.0.0/24", "10.1.0.0/24"]),
+                "ranges[1]: 10.1.0.0/24 is a second IPv4 range",
+            ),
+            ("type", json!("bridge"), "type: \"bridge\""),
+            ("prevResult", json!([]), "prevResult: must be an object"),
+            (
+                "cniVersion",
+                json!("2.0.0"),
+                "cniVersion \"2.0.0\" is not supported",
+            ),
+        ] {
+            let error = problem(field, value);
+            assert!(error.contains(expect), "{error}");
+        }
+        let all = Config::parse(br#"{"cniVersion":"1.0.0","type":"orlop-cni"}"#, Need::All)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            all.contains("name:") && all.contains("dataDir:") && all.contains("ranges:"),
+            "{all}"
+        );
+    }
+
+    #[test]
+    fn teardown_does_not_look_at_ranges_and_mtu() {
+        let config =
+            json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": "x"});
+        assert!(Config::parse(config.to_string().as_bytes(), Need::Teardown).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_json_is_a_decode_error() {
+        for text in ["", "{", "[]", "7"] {
+            let error = Config::parse(text.as_bytes(), Need::All).unwrap_err();
+            assert!(matches!(error, Error::Decode { .. }), "{text}: {error}");
+        }
+    }
+}

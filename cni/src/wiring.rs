@@ -1,0 +1,361 @@
+//! Which changes make a pod's network. Pure: no I/O, no clock; the same attachment always gets the same plan.
+//!
+//! A pod hangs on a veth pair and is reached by routes alone, so there is no bridge to share and nothing that one pod
+//! could spoil for another:
+//!
+//! ```text
+//!   pod                                         node
+//!   eth0 10.244.0.5/32                          orl3f9… (no IPv4 address)
+//!   default via 169.254.1.1 onlink              10.244.0.5/32 dev orl3f9… scope link
+//!   169.254.1.1 lladdr <host MAC> permanent     10.244.0.5 lladdr <pod MAC> permanent
+//! ```
+//!
+//! Both MAC addresses follow from the attachment, as does the host end's name. Thus the neighbours can be planned before
+//! the pair exists, no ARP or neighbour discovery delays the first packet, udev has no reason to change an address,
+//! and DEL finds the interface even when every record is lost.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sha2::{Digest, Sha256};
+
+use crate::request::AttachmentId;
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// A unicast, locally administered address made of these bytes.
+    fn local(bytes: &[u8]) -> Self {
+        Mac([
+            (bytes[0] & 0xfc) | 0x02,
+            bytes[1],
+            bytes[2],
+            bytes[3],
+            bytes[4],
+            bytes[5],
+        ])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A veth pair; the pod end is made inside the pod's namespace at once, under its final name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth {
+    /// The name on the node.
+    pub host_name: String,
+    /// The node end's address: the pod's gateway.
+    pub host_mac: Mac,
+    /// `CNI_IFNAME`.
+    pub pod_name: String,
+    /// The pod end's address.
+    pub pod_mac: Mac,
+    /// Of both ends.
+    pub mtu: u32,
+}
+
+impl Veth {
+    /// The pair of an attachment.
+    pub fn new(id: &AttachmentId, mtu: u32) -> Self {
+        let digest = digest(id);
+        Veth {
+            host_name: host_name(id),
+            host_mac: Mac::local(&digest[8..14]),
+            pod_name: id.ifname.clone(),
+            pod_mac: Mac::local(&digest[16..22]),
+            mtu,
+        }
+    }
+}
+
+/// The node end's name: 44 bits of the attachment's hash fit into the 15 characters that the kernel allows.
+pub fn host_name(id: &AttachmentId) -> String {
+    format!("orl{}", &hex::encode(&digest(id)[..6])[..11])
+}
+
+fn digest(id: &AttachmentId) -> [u8; 32] {
+    // Neither part can contain a zero byte: different pairs never have the same input.
+    Sha256::new()
+        .chain_update(&id.container_id)
+        .chain_update([0])
+        .chain_update(&id.ifname)
+        .finalize()
+        .into()
+}
+
+/// The address by which a pod reaches everything else.
+pub fn gateway(ipv6: bool) -> IpAddr {
+    if ipv6 {
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).into()
+    } else {
+        Ipv4Addr::new(169, 254, 1, 1).into()
+    }
+}
+
+/// One change to an interface or its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A file below `/proc/sys/net`.
+    Sysctl {
+        /// Relative to `/proc/sys/net`.
+        path: String,
+        /// What it has to hold.
+        value: &'static str,
+    },
+    /// Raise `lo`.
+    LoopbackUp,
+    /// The interface makes no IPv6 link-local address of its own.
+    NoLinkLocal,
+    /// Raise the interface.
+    Up,
+    /// An address on the interface, without duplicate address detection and without a route to its prefix.
+    Address(IpAddr, u8),
+    /// A permanent neighbour on the interface.
+    Neighbour(IpAddr, Mac),
+    /// A route to one address, straight out of the interface.
+    HostRoute(IpAddr),
+    /// The default route by this gateway, which is taken to be on the interface whatever the addresses say.
+    DefaultRoute(IpAddr),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Sysctl { path, value } => write!(f, "sysctl net/{path}={value}"),
+            Change::LoopbackUp => f.write_str("lo up"),
+            Change::NoLinkLocal => f.write_str("no automatic link-local address"),
+            Change::Up => f.write_str("up"),
+            Change::Address(address, prefix) => write!(f, "address {address}/{prefix}"),
+            Change::Neighbour(address, mac) => write!(f, "neighbour {address} at {mac}"),
+            Change::HostRoute(address) => write!(f, "route to {address}"),
+            Change::DefaultRoute(gateway) => write!(f, "default route via {gateway}"),
+        }
+    }
+}
+
+/// All changes that attach one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wiring {
+    /// The pair.
+    pub veth: Veth,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Switches of the node's namespace, needed once.
+    pub node: Vec<Change>,
+    /// Changes to the node end, in order.
+    pub host: Vec<Change>,
+    /// Changes to the pod end, in order.
+    pub pod: Vec<Change>,
+}
+
+impl Wiring {
+    /// Plans an attachment with these addresses, at most one per family.
+    pub fn new(id: &AttachmentId, mtu: u32, addresses: &[IpAddr]) -> Self {
+        let veth = Veth::new(id, mtu);
+        let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        let ipv4 = addresses.iter().any(IpAddr::is_ipv4);
+        let sysctl = |path: String, value| Change::Sysctl { path, value };
+        let of = |family: &str, interface: &str, key: &str| format!("{family}/conf/{interface}/{key}");
+
+        let mut node = Vec::new();
+        if ipv4 {
+            node.push(sysctl("ipv4/ip_forward".to_owned(), "1"));
+        }
+        if ipv6 {
+            node.push(sysctl(of("ipv6", "all", "forwarding"), "1"));
+        }
+
+        let mut host = Vec::new();
+        if ipv4 {
+            // The route to the pod is its reverse path too; a strict check could only lose packets that a service
+            // translation sends round another way.
+            host.push(sysctl(of("ipv4", &veth.host_name, "rp_filter"), "0"));
+        }
+        if ipv6 {
+            host.push(sysctl(of("ipv6", &veth.host_name, "disable_ipv6"), "0"));
+            host.push(sysctl(of("ipv6", &veth.host_name, "accept_ra"), "0"));
+            host.push(Change::NoLinkLocal);
+        }
+        host.push(Change::Up);
+        if ipv6 {
+            host.push(Change::Address(gateway(true), 64));
+        }
+        for &address in addresses {
+            host.push(Change::Neighbour(address, veth.pod_mac));
+            host.push(Change::HostRoute(address));
+        }
+
+        let mut pod = Vec::new();
+        if ipv6 {
+            pod.push(sysctl(of("ipv6", &veth.pod_name, "disable_ipv6"), "0"));
+            pod.push(sysctl(of("ipv6", &veth.pod_name, "accept_ra"), "0"));
+            // Nobody else can be on the link: the link-local address is usable at once too.
+            pod.push(sysctl(of("ipv6", &veth.pod_name, "accept_dad"), "0"));
+        }
+        pod.push(Change::LoopbackUp);
+        pod.push(Change::Up);
+        for &address in addresses {
+            pod.push(Change::Address(address, if address.is_ipv6() { 128 } else { 32 }));
+        }
+        for &address in addresses {
+            let gateway = gateway(address.is_ipv6());
+            pod.push(Change::Neighbour(gateway, veth.host_mac));
+            pod.push(Change::DefaultRoute(gateway));
+        }
+        Wiring {
+            veth,
+            addresses: addresses.to_vec(),
+            node,
+            host,
+            pod,
+        }
+    }
+}
+
+/// What the kernel reports of one interface, in the words of the plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Changes that are in effect.
+    pub in_effect: Vec<Change>,
+}
+
+impl Observed {
+    /// What of the plan is not in effect. Switches are left out: plugins later in the chain may set their own.
+    pub fn missing<'a>(&self, planned: &'a [Change]) -> Vec<&'a Change> {
+        planned
+            .iter()
+            .filter(|change| {
+                !matches!(
+                    change,
+                    Change::Sysctl { .. } | Change::NoLinkLocal | Change::LoopbackUp
+                )
+            })
+            .filter(|change| !self.in_effect.contains(change))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(container_id: &str, ifname: &str) -> AttachmentId {
+        AttachmentId {
+            container_id: container_id.into(),
+            ifname: ifname.into(),
+        }
+    }
+
+    fn lines(changes: &[Change]) -> String {
+        changes.iter().map(|change| format!("{change}\n")).collect()
+    }
+
+    #[test]
+    fn plan_dual_stack() {
+        let plan = Wiring::new(
+            &id("abc", "eth0"),
+            1500,
+            &["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+        );
+        let Veth {
+            host_name,
+            host_mac,
+            pod_mac,
+            ..
+        } = &plan.veth;
+        assert_eq!(
+            lines(&plan.node),
+            "sysctl net/ipv4/ip_forward=1\nsysctl net/ipv6/conf/all/forwarding=1\n"
+        );
+        assert_eq!(
+            lines(&plan.host),
+            format!(
+                "sysctl net/ipv4/conf/{host_name}/rp_filter=0\n\
+                 sysctl net/ipv6/conf/{host_name}/disable_ipv6=0\n\
+                 sysctl net/ipv6/conf/{host_name}/accept_ra=0\n\
+                 no automatic link-local address\n\
+                 up\n\
+                 address fe80::1/64\n\
+                 neighbour 10.244.0.5 at {pod_mac}\n\
+                 route to 10.244.0.5\n\
+                 neighbour fd00::5 at {pod_mac}\n\
+                 route to fd00::5\n"
+            )
+        );
+        assert_eq!(
+            lines(&plan.pod),
+            format!(
+                "sysctl net/ipv6/conf/eth0/disable_ipv6=0\n\
+                 sysctl net/ipv6/conf/eth0/accept_ra=0\n\
+                 sysctl net/ipv6/conf/eth0/accept_dad=0\n\
+                 lo up\n\
+                 up\n\
+                 address 10.244.0.5/32\n\
+                 address fd00::5/128\n\
+                 neighbour 169.254.1.1 at {host_mac}\n\
+                 default route via 169.254.1.1\n\
+                 neighbour fe80::1 at {host_mac}\n\
+                 default route via fe80::1\n"
+            )
+        );
+    }
+
+    #[test]
+    fn plan_of_one_family_leaves_the_other_alone() {
+        let v4 = Wiring::new(&id("abc", "eth0"), 1500, &["10.244.0.5".parse().unwrap()]);
+        let v6 = Wiring::new(&id("abc", "eth0"), 1500, &["fd00::5".parse().unwrap()]);
+        let text = |plan: &Wiring| lines(&plan.node) + &lines(&plan.host) + &lines(&plan.pod);
+        assert!(
+            !text(&v4).contains("ipv6") && !text(&v4).contains("fe80"),
+            "{}",
+            text(&v4)
+        );
+        assert!(
+            !text(&v6).contains("ipv4") && !text(&v6).contains("169.254"),
+            "{}",
+            text(&v6)
+        );
+    }
+
+    #[test]
+    fn names_and_addresses_follow_from_the_attachment() {
+        let a = Veth::new(&id("abc", "eth0"), 1500);
+        assert_eq!(a, Veth::new(&id("abc", "eth0"), 1500));
+        assert_eq!(a.host_name.len(), 14);
+        assert!(a.host_name.starts_with("orl"));
+        assert_ne!(a.host_mac, a.pod_mac);
+        for mac in [a.host_mac, a.pod_mac] {
+            assert_eq!(
+                mac.0[0] & 0x03,
+                0x02,
+                "{mac} must be unicast and locally administered"
+            );
+        }
+        for other in [id("abc", "eth1"), id("abce", "th0"), id("abd", "eth0")] {
+            assert_ne!(a.host_name, host_name(&other));
+        }
+    }
+
+    #[test]
+    fn missing_lists_what_is_not_in_effect() {
+        let plan = Wiring::new(&id("abc", "eth0"), 1500, &["10.244.0.5".parse().unwrap()]);
+        let mut observed = Observed {
+            in_effect: plan.pod.clone(),
+        };
+        assert!(observed.missing(&plan.pod).is_empty());
+        observed
+            .in_effect
+            .retain(|change| !matches!(change, Change::DefaultRoute(_)));
+        assert_eq!(
+            observed.missing(&plan.pod),
+            [&Change::DefaultRoute(gateway(false))]
+        );
+    }
+}

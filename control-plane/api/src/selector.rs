@@ -1,0 +1,7 @@
+//! Label and field selectors.
+
+mod field;
+mod label;
+
+pub use field::{FieldRequirement, FieldSelector};
+pub use label::{LabelOp, LabelRequirement, LabelSelector};

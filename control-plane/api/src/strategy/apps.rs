@@ -1,0 +1,297 @@
+//! Deployments, ReplicaSets, ReplicationControllers, DaemonSets, StatefulSets, ControllerRevisions, PodDisruptionBudgets.
+
+use super::access::{Object, child, each, ensure, int, set};
+use super::kind::Kind;
+use super::pod::default::template;
+use super::{ScaleMapping, Traits};
+use crate::meta::{self, NameRule};
+use serde_json::{Value, json};
+
+mod validate;
+
+const SPEC: &[&str] = &["spec"];
+
+const SCALE: ScaleMapping = ScaleMapping {
+    spec_replicas: &["spec", "replicas"],
+    status_replicas: &["status", "replicas"],
+    selector: &["spec", "selector"],
+};
+
+/// Deployments.
+pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deployment")
+    .status()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "replicas", 1);
+        set(spec, "revisionHistoryLimit", 10);
+        set(spec, "progressDeadlineSeconds", 600);
+        let strategy = ensure(spec, "strategy");
+        set(strategy, "type", "RollingUpdate");
+        if strategy["type"] == "RollingUpdate" {
+            let rolling = ensure(strategy, "rollingUpdate");
+            set(rolling, "maxUnavailable", "25%");
+            set(rolling, "maxSurge", "25%");
+        }
+        template(spec);
+    })
+    .prepares_status(|new, old| {
+        super::generic_prepare_for_status_update(new, old);
+        keep_labels(new, old);
+    })
+    .validates(validate::deployment)
+    .validates_update(validate::deployment_update)
+    .scales(SCALE);
+
+/// ReplicaSets.
+pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.ReplicaSet")
+    .status()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "replicas", 1);
+        template(spec);
+    })
+    .prepares_create(|traits, obj| {
+        super::generic_prepare_for_create(traits, obj);
+        obj["status"] = json!({"replicas": 0});
+    })
+    .validates(validate::replica_set)
+    .validates_update(validate::replica_set_update)
+    .selectable(|obj| {
+        vec![(
+            "status.replicas",
+            int(obj, "/status/replicas").unwrap_or(0).to_string(),
+        )]
+    })
+    .scales(SCALE);
+
+/// ReplicationControllers: labels and selector come from the template.
+pub(super) static REPLICATION_CONTROLLER: Kind = Kind::namespaced("io.k8s.api.core.v1.ReplicationController")
+    .status()
+    .generation(SPEC)
+    .orphans()
+    .defaults(|obj| {
+        let labels = obj
+            .get("spec")
+            .and_then(|s| s.pointer("/template/metadata/labels"))
+            .and_then(Value::as_object)
+            .cloned()
+            .unwrap_or_default();
+        if !labels.is_empty() {
+            let own = ensure(ensure(obj, "metadata"), "labels");
+            if own.is_empty() {
+                *own = labels.clone();
+            }
+            let selector = ensure(ensure(obj, "spec"), "selector");
+            if selector.is_empty() {
+                *selector = labels;
+            }
+        }
+        let spec = ensure(obj, "spec");
+        set(spec, "replicas", 1);
+        template(spec);
+    })
+    .validates(validate::replication_controller)
+    .selectable(|obj| {
+        vec![(
+            "status.replicas",
+            int(obj, "/status/replicas").unwrap_or(0).to_string(),
+        )]
+    })
+    .scales(SCALE);
+
+/// DaemonSets.
+pub(super) static DAEMON_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.DaemonSet")
+    .status()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "revisionHistoryLimit", 10);
+        let strategy = ensure(spec, "updateStrategy");
+        set(strategy, "type", "RollingUpdate");
+        if strategy["type"] == "RollingUpdate" {
+            let rolling = ensure(strategy, "rollingUpdate");
+            set(rolling, "maxUnavailable", 1);
+            set(rolling, "maxSurge", 0);
+        }
+        template(spec);
+    })
+    .prepares_create(|traits, obj| {
+        super::generic_prepare_for_create(traits, obj);
+        if let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.remove("templateGeneration");
+        }
+        stamp_template_generation(obj, 1);
+    })
+    .prepares_update(|traits, new, old| {
+        super::generic_prepare_for_update(traits, new, old);
+        let before = meta::annotations(old)
+            .and_then(|a| a.get(TEMPLATE_GENERATION))
+            .and_then(Value::as_str)
+            .and_then(|t| t.parse::<i64>().ok())
+            .unwrap_or(0);
+        let changed = new.pointer("/spec/template") != old.pointer("/spec/template");
+        stamp_template_generation(new, before + i64::from(changed));
+    })
+    .validates(validate::daemon_set)
+    .validates_update(validate::daemon_set_update);
+
+/// What is left of the field of v1beta1.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn stamp_template_generation(obj: &mut Value, generation: i64) {
+    let annotations = ensure(meta::metadata_mut(obj), "annotations");
+    annotations.insert(TEMPLATE_GENERATION.into(), generation.to_string().into());
+}
+
+/// StatefulSets.
+pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.StatefulSet")
+    .name(NameRule::Label)
+    .status()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "replicas", 1);
+        set(spec, "revisionHistoryLimit", 10);
+        set(spec, "podManagementPolicy", "OrderedReady");
+        let strategy = ensure(spec, "updateStrategy");
+        set(strategy, "type", "RollingUpdate");
+        if strategy["type"] == "RollingUpdate" {
+            set(ensure(strategy, "rollingUpdate"), "partition", 0);
+        }
+        let retention = ensure(spec, "persistentVolumeClaimRetentionPolicy");
+        set(retention, "whenDeleted", "Retain");
+        set(retention, "whenScaled", "Retain");
+        for claim in each(spec, "volumeClaimTemplates") {
+            set(claim, "apiVersion", "v1");
+            set(claim, "kind", "PersistentVolumeClaim");
+            set(ensure(claim, "spec"), "volumeMode", "Filesystem");
+            set(ensure(claim, "status"), "phase", "Pending");
+        }
+        template(spec);
+    })
+    .validates(validate::stateful_set)
+    .validates_update(validate::stateful_set_update)
+    .scales(SCALE);
+
+/// ControllerRevisions.
+pub(super) static CONTROLLER_REVISION: Kind = Kind::namespaced("io.k8s.api.apps.v1.ControllerRevision")
+    .validates_update(|new, old, errors| errors.immutable("data", new.get("data"), old.get("data")));
+
+/// PodDisruptionBudgets.
+pub(super) static DISRUPTION_BUDGET: Kind = Kind::namespaced("io.k8s.api.policy.v1.PodDisruptionBudget")
+    .conditional_update()
+    .status()
+    .generation(SPEC)
+    .validates(validate::disruption_budget);
+
+fn keep_labels(new: &mut Value, old: &Value) {
+    let labels = meta::metadata(old).and_then(|m| m.get("labels")).cloned();
+    let metadata = meta::metadata_mut(new);
+    match labels {
+        Some(labels) => metadata.insert("labels".into(), labels),
+        None => metadata.remove("labels"),
+    };
+}
+
+/// Jobs.
+pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
+    .status()
+    .generation(SPEC)
+    .orphans()
+    .defaults(|obj| {
+        let labels = obj
+            .get("spec")
+            .and_then(|s| s.pointer("/template/metadata/labels"))
+            .filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
+            .cloned();
+        if let Some(labels) = labels {
+            let metadata = ensure(obj, "metadata");
+            if metadata
+                .get("labels")
+                .and_then(Value::as_object)
+                .is_none_or(Object::is_empty)
+            {
+                metadata.insert("labels".into(), labels);
+            }
+        }
+        let spec = ensure(obj, "spec");
+        if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
+            set(spec, "completions", 1);
+        }
+        set(spec, "parallelism", 1);
+        let backoff = if spec.contains_key("backoffLimitPerIndex") {
+            i64::from(i32::MAX)
+        } else {
+            6
+        };
+        set(spec, "backoffLimit", backoff);
+        set(spec, "completionMode", "NonIndexed");
+        set(spec, "suspend", false);
+        set(spec, "manualSelector", false);
+        if spec["manualSelector"] == false {
+            spec.remove("manualSelector");
+        }
+        let replacement = if spec.contains_key("podFailurePolicy") {
+            "Failed"
+        } else {
+            "TerminatingOrFailed"
+        };
+        set(spec, "podReplacementPolicy", replacement);
+        if let Some(policy) = child(spec, "podFailurePolicy") {
+            for rule in each(policy, "rules") {
+                for condition in each(rule, "onPodConditions") {
+                    set(condition, "status", "True");
+                }
+            }
+        }
+        template(spec);
+    })
+    .prepares_create(create_job)
+    .validates(validate::job)
+    .validates_update(validate::job_update)
+    .selectable(|obj| {
+        vec![(
+            "status.successful",
+            int(obj, "/status/succeeded").unwrap_or(0).to_string(),
+        )]
+    });
+
+/// A Job owns its pods by its uid unless it brings a selector of its own.
+fn create_job(traits: &Traits, obj: &mut Value) {
+    super::generic_prepare_for_create(traits, obj);
+    if obj.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
+        return;
+    }
+    let (uid, name) = (meta::uid(obj).to_string(), meta::name(obj).to_string());
+    let Some(map) = obj.as_object_mut() else { return };
+    let spec = ensure(map, "spec");
+    let labels = ensure(ensure(ensure(spec, "template"), "metadata"), "labels");
+    for (key, value) in [
+        ("controller-uid", &uid),
+        ("job-name", &name),
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("batch.kubernetes.io/job-name", &name),
+    ] {
+        set(labels, key, value.as_str());
+    }
+    let selector = ensure(ensure(spec, "selector"), "matchLabels");
+    set(selector, "batch.kubernetes.io/controller-uid", uid.as_str());
+}
+
+/// CronJobs.
+pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob")
+    .status()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "concurrencyPolicy", "Allow");
+        set(spec, "suspend", false);
+        set(spec, "successfulJobsHistoryLimit", 3);
+        set(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = child(spec, "jobTemplate").and_then(|t| child(t, "spec")) {
+            template(job);
+        }
+    })
+    .validates(validate::cron_job);

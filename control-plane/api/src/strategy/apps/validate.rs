@@ -1,0 +1,523 @@
+//! Checks of workloads: a selector that matches the template, a template that can run, numbers in range.
+
+use crate::meta;
+use crate::selector::LabelSelector;
+use crate::strategy::access::{int, list, map, text};
+use crate::strategy::pod::validate::{label_selector, template};
+use crate::validation::{ErrorList, FieldError, shown};
+use serde_json::Value;
+
+/// CronJob names leave room for the time in the names of their Jobs.
+const MAX_CRON_JOB_NAME: usize = 52;
+
+pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
+    errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
+    selector_and_template(obj, &["Always"], errors);
+    let strategy = obj.pointer("/spec/strategy").unwrap_or(&Value::Null);
+    match text(strategy, "/type") {
+        "Recreate" if strategy.get("rollingUpdate").is_some() => {
+            let detail = "may not be specified when strategy `type` is 'Recreate'";
+            errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", detail));
+        }
+        "Recreate" => {}
+        "RollingUpdate" => rolling_update(strategy, "spec.strategy.rollingUpdate", errors),
+        other => {
+            let mut error =
+                FieldError::not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"]);
+            // Upstream blames the whole strategy and prints it as a Go struct.
+            error.path = "spec.strategy".into();
+            error.bad_value = format!(
+                "apps.DeploymentStrategy{{Type:{}, RollingUpdate:(*apps.RollingUpdateDeployment)(nil)}}",
+                shown(&other.into())
+            );
+            errors.push(error);
+        }
+    }
+    let ready = int(obj, "/spec/minReadySeconds").unwrap_or(0);
+    errors.non_negative("spec.minReadySeconds", ready);
+    errors.non_negative(
+        "spec.revisionHistoryLimit",
+        int(obj, "/spec/revisionHistoryLimit").unwrap_or(0),
+    );
+    if let Some(deadline) = int(obj, "/spec/progressDeadlineSeconds") {
+        errors.non_negative("spec.progressDeadlineSeconds", deadline);
+        if deadline <= ready {
+            let detail = "must be greater than minReadySeconds";
+            errors.push(FieldError::invalid(
+                "spec.progressDeadlineSeconds",
+                &deadline.into(),
+                detail,
+            ));
+        }
+    }
+}
+
+/// The selector is there and matches the template, whose pods restart as the kind wants.
+fn selector_and_template(obj: &Value, restart_policies: &[&str], errors: &mut ErrorList) {
+    let selector = obj.pointer("/spec/selector");
+    match selector {
+        None => errors.push(FieldError::required("spec.selector", "")),
+        Some(selector) => {
+            label_selector(selector, "spec.selector", errors);
+            if map(selector, "/matchLabels").is_none_or(|m| m.is_empty())
+                && list(selector, "/matchExpressions").is_empty()
+            {
+                let detail = "empty selector is invalid for deployment";
+                errors.push(FieldError::invalid("spec.selector", selector, detail));
+            }
+        }
+    }
+    let labels = obj.pointer("/spec/template/metadata/labels");
+    let matches = match LabelSelector::from_value(selector) {
+        Ok(Some(selector)) => !selector.is_empty() && selector.matches(labels.and_then(Value::as_object)),
+        Ok(None) => false,
+        // The selector's own errors say enough.
+        Err(_) => true,
+    };
+    if !matches {
+        let mut error = FieldError::invalid(
+            "spec.template.metadata.labels",
+            labels.unwrap_or(&Value::Null),
+            "`selector` does not match template `labels`",
+        );
+        if labels.is_none() {
+            error.bad_value = "map[string]string(nil)".into();
+        }
+        errors.push(error);
+    }
+    checked_template(obj, restart_policies, errors);
+}
+
+fn checked_template(obj: &Value, restart_policies: &[&str], errors: &mut ErrorList) {
+    let before = errors.len();
+    template(obj.pointer("/spec/template"), "spec.template", errors);
+    let policy = text(obj, "/spec/template/spec/restartPolicy");
+    let known = matches!(policy, "Always" | "OnFailure" | "Never");
+    if errors.len() == before || known {
+        errors.one_of("spec.template.spec.restartPolicy", policy, restart_policies);
+    }
+    if restart_policies == ["Always"] && obj.pointer("/spec/template/spec/activeDeadlineSeconds").is_some() {
+        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(FieldError::forbidden(
+            "spec.template.spec.activeDeadlineSeconds",
+            detail,
+        ));
+    }
+}
+
+/// An IntOrString as a number or a percentage; `None` for other texts.
+fn amount(value: Option<&Value>) -> Option<i64> {
+    match value? {
+        Value::String(s) => s.strip_suffix('%')?.parse().ok(),
+        other => other.as_i64(),
+    }
+}
+
+fn int_or_percent(value: Option<&Value>, path: &str, errors: &mut ErrorList) {
+    let Some(value) = value else { return };
+    match amount(Some(value)) {
+        None => {
+            let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+            errors.push(FieldError::invalid(path, value, detail));
+        }
+        Some(n) if n < 0 => errors.push(FieldError::invalid(path, value, crate::validation::NOT_NEGATIVE)),
+        Some(n) if value.is_string() && n > 100 && path.ends_with("maxUnavailable") => {
+            errors.push(FieldError::invalid(path, value, "must not be greater than 100%"));
+        }
+        Some(_) => {}
+    }
+}
+
+fn rolling_update(strategy: &Value, path: &str, errors: &mut ErrorList) {
+    let Some(rolling) = strategy.get("rollingUpdate") else {
+        errors.push(FieldError::required(
+            path,
+            "this should be defaulted and never be nil",
+        ));
+        return;
+    };
+    for field in ["maxUnavailable", "maxSurge"] {
+        int_or_percent(rolling.get(field), &format!("{path}.{field}"), errors);
+    }
+    if amount(rolling.get("maxUnavailable")) == Some(0) && amount(rolling.get("maxSurge")) == Some(0) {
+        let zero = rolling.get("maxUnavailable").unwrap_or(&Value::Null);
+        let mut error = FieldError::invalid(
+            format!("{path}.maxUnavailable"),
+            zero,
+            "may not be 0 when `maxSurge` is 0",
+        );
+        error.bad_value = zero.as_str().map_or_else(|| zero.to_string(), str::to_string);
+        errors.push(error);
+    }
+}
+
+fn immutable_selector(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let (now, then) = (new.pointer("/spec/selector"), old.pointer("/spec/selector"));
+    errors.immutable("spec.selector", now, then);
+}
+
+pub(super) fn deployment_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    deployment(new, errors);
+    immutable_selector(new, old, errors);
+}
+
+pub(super) fn replica_set(obj: &Value, errors: &mut ErrorList) {
+    errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
+    errors.non_negative(
+        "spec.minReadySeconds",
+        int(obj, "/spec/minReadySeconds").unwrap_or(0),
+    );
+    selector_and_template(obj, &["Always"], errors);
+}
+
+pub(super) fn replica_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    replica_set(new, errors);
+    immutable_selector(new, old, errors);
+}
+
+pub(super) fn replication_controller(obj: &Value, errors: &mut ErrorList) {
+    errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
+    let selector = map(obj, "/spec/selector").filter(|s| !s.is_empty());
+    let labels = map(obj, "/spec/template/metadata/labels");
+    match selector {
+        None => errors.push(FieldError::required("spec.selector", "")),
+        Some(selector) if !LabelSelector::from_map(selector).matches(labels) => {
+            let labels = labels.cloned().map_or(Value::Null, Value::Object);
+            let detail = "`selector` does not match template `labels`";
+            errors.push(FieldError::invalid(
+                "spec.template.metadata.labels",
+                &labels,
+                detail,
+            ));
+        }
+        Some(_) => {}
+    }
+    if obj.pointer("/spec/template").is_none() {
+        errors.push(FieldError::required("spec.template", ""));
+    } else {
+        checked_template(obj, &["Always"], errors);
+    }
+}
+
+pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
+    selector_and_template(obj, &["Always"], errors);
+    errors.non_negative(
+        "spec.minReadySeconds",
+        int(obj, "/spec/minReadySeconds").unwrap_or(0),
+    );
+    let strategy = obj.pointer("/spec/updateStrategy").unwrap_or(&Value::Null);
+    match text(strategy, "/type") {
+        "OnDelete" => {}
+        "RollingUpdate" => rolling_update(strategy, "spec.updateStrategy.rollingUpdate", errors),
+        other => errors.one_of("spec.updateStrategy.type", other, &["RollingUpdate", "OnDelete"]),
+    }
+    errors.non_negative(
+        "spec.revisionHistoryLimit",
+        int(obj, "/spec/revisionHistoryLimit").unwrap_or(0),
+    );
+}
+
+pub(super) fn daemon_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    daemon_set(new, errors);
+    immutable_selector(new, old, errors);
+}
+
+pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
+    errors.one_of(
+        "spec.podManagementPolicy",
+        text(obj, "/spec/podManagementPolicy"),
+        &["OrderedReady", "Parallel"],
+    );
+    let strategy = text(obj, "/spec/updateStrategy/type");
+    errors.one_of(
+        "spec.updateStrategy.type",
+        strategy,
+        &["RollingUpdate", "OnDelete"],
+    );
+    if let Some(partition) = int(obj, "/spec/updateStrategy/rollingUpdate/partition") {
+        errors.non_negative("spec.updateStrategy.rollingUpdate.partition", partition);
+    }
+    errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
+    errors.non_negative(
+        "spec.minReadySeconds",
+        int(obj, "/spec/minReadySeconds").unwrap_or(0),
+    );
+    selector_and_template(obj, &["Always"], errors);
+    for field in ["whenDeleted", "whenScaled"] {
+        let at = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
+        let value = text(
+            obj,
+            &format!("/spec/persistentVolumeClaimRetentionPolicy/{field}"),
+        );
+        errors.one_of(&at, value, &["Retain", "Delete"]);
+    }
+}
+
+pub(super) fn stateful_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    const MUTABLE: [&str; 7] = [
+        "replicas",
+        "ordinals",
+        "template",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "persistentVolumeClaimRetentionPolicy",
+        "minReadySeconds",
+    ];
+    stateful_set(new, errors);
+    let fields = |obj: &Value| {
+        map(obj, "/spec")
+            .map(|m| m.keys().cloned().collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
+    let changed = fields(new)
+        .iter()
+        .chain(&fields(old))
+        .any(|f| !MUTABLE.contains(&f.as_str()) && new["spec"].get(f) != old["spec"].get(f));
+    if changed {
+        let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        errors.push(FieldError::forbidden("spec", detail));
+    }
+}
+
+pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {
+    let (min, max) = (
+        obj.pointer("/spec/minAvailable"),
+        obj.pointer("/spec/maxUnavailable"),
+    );
+    if min.is_some() && max.is_some() {
+        let detail = "minAvailable and maxUnavailable cannot be both set";
+        errors.push(FieldError::invalid("spec", &obj["spec"], detail));
+    }
+    int_or_percent(min, "spec.minAvailable", errors);
+    int_or_percent(max, "spec.maxUnavailable", errors);
+    if let Some(selector) = obj.pointer("/spec/selector") {
+        label_selector(selector, "spec.selector", errors);
+    }
+}
+
+pub(super) fn job(obj: &Value, errors: &mut ErrorList) {
+    job_spec(obj, errors);
+    // The selector is the server's unless `manualSelector` says otherwise.
+    let labels = map(obj, "/spec/template/metadata/labels");
+    match LabelSelector::from_value(obj.pointer("/spec/selector")) {
+        Ok(Some(selector)) if !selector.matches(labels) => {
+            let labels = labels.cloned().map_or(Value::Null, Value::Object);
+            let detail = "`selector` does not match template `labels`";
+            errors.push(FieldError::invalid(
+                "spec.template.metadata.labels",
+                &labels,
+                detail,
+            ));
+        }
+        Ok(None) => errors.push(FieldError::required("spec.selector", "")),
+        _ => {}
+    }
+}
+
+fn job_spec(obj: &Value, errors: &mut ErrorList) {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        errors.non_negative(
+            &format!("spec.{field}"),
+            int(obj, &format!("/spec/{field}")).unwrap_or(0),
+        );
+    }
+    match text(obj, "/spec/completionMode") {
+        "" | "NonIndexed" => {}
+        "Indexed" => {
+            if obj.pointer("/spec/completions").is_none() {
+                let detail = "when completion mode is Indexed";
+                errors.push(FieldError::required("spec.completions", detail));
+            }
+        }
+        other => errors.one_of("spec.completionMode", other, &["Indexed", "NonIndexed"]),
+    }
+    template(obj.pointer("/spec/template"), "spec.template", errors);
+    let path = "spec.template.spec.restartPolicy";
+    match text(obj, "/spec/template/spec/restartPolicy") {
+        "OnFailure" | "Never" => {}
+        // The default, which nobody chose.
+        "" | "Always" => errors.push(FieldError::required(
+            path,
+            "valid values: \"OnFailure\", \"Never\"",
+        )),
+        other => errors.one_of(path, other, &["OnFailure", "Never"]),
+    }
+}
+
+pub(super) fn job_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    job_spec(new, errors);
+    for field in [
+        "selector",
+        "completionMode",
+        "podFailurePolicy",
+        "backoffLimitPerIndex",
+        "managedBy",
+        "successPolicy",
+    ] {
+        let get = |obj: &'_ Value| obj.pointer(&format!("/spec/{field}")).cloned();
+        let (now, then) = (get(new), get(old));
+        errors.immutable(&format!("spec.{field}"), now.as_ref(), then.as_ref());
+    }
+    let indexed = text(new, "/spec/completionMode") == "Indexed";
+    let (now, then) = (new.pointer("/spec/completions"), old.pointer("/spec/completions"));
+    let resized = indexed && now == new.pointer("/spec/parallelism");
+    if !resized {
+        errors.immutable("spec.completions", now, then);
+    }
+    // A suspended Job that never ran may still be steered elsewhere.
+    let suspended =
+        old.pointer("/spec/suspend") == Some(&Value::Bool(true)) && text(old, "/status/startTime").is_empty();
+    if !suspended && new.pointer("/spec/template") != old.pointer("/spec/template") {
+        errors.immutable(
+            "spec.template",
+            new.pointer("/spec/template"),
+            old.pointer("/spec/template"),
+        );
+    }
+}
+
+pub(super) fn cron_job(obj: &Value, errors: &mut ErrorList) {
+    if meta::name(obj).len() > MAX_CRON_JOB_NAME {
+        let detail = "must be no more than 52 characters";
+        errors.push(FieldError::invalid(
+            "metadata.name",
+            &meta::name(obj).into(),
+            detail,
+        ));
+    }
+    let schedule = text(obj, "/spec/schedule");
+    if schedule.is_empty() {
+        errors.push(FieldError::required("spec.schedule", ""));
+    } else if let Some(problem) = schedule_problem(schedule) {
+        errors.push(FieldError::invalid("spec.schedule", &schedule.into(), problem));
+    }
+    let policy = text(obj, "/spec/concurrencyPolicy");
+    errors.one_of("spec.concurrencyPolicy", policy, &["Allow", "Forbid", "Replace"]);
+    for field in [
+        "startingDeadlineSeconds",
+        "successfulJobsHistoryLimit",
+        "failedJobsHistoryLimit",
+    ] {
+        errors.non_negative(
+            &format!("spec.{field}"),
+            int(obj, &format!("/spec/{field}")).unwrap_or(0),
+        );
+    }
+    let mut inner = ErrorList::new();
+    job_spec(
+        obj.pointer("/spec/jobTemplate").unwrap_or(&Value::Null),
+        &mut inner,
+    );
+    for mut error in inner {
+        error.path = format!("spec.jobTemplate.{}", error.path);
+        errors.push(error);
+    }
+}
+
+/// What is wrong with a cron schedule: five fields of numbers, names, ranges, steps, or a descriptor.
+fn schedule_problem(schedule: &str) -> Option<String> {
+    if let Some(descriptor) = schedule.strip_prefix('@') {
+        let known = [
+            "yearly", "annually", "monthly", "weekly", "daily", "midnight", "hourly",
+        ];
+        let fine = known.contains(&descriptor) || descriptor.starts_with("every ");
+        return (!fine).then(|| format!("unrecognized descriptor: {schedule}"));
+    }
+    if schedule.starts_with("TZ=") || schedule.starts_with("CRON_TZ=") {
+        return Some("cannot use TZ or CRON_TZ in schedule, use timeZone field instead".into());
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Some(format!(
+            "expected exactly 5 fields, found {}: [{}]",
+            fields.len(),
+            fields.join(" ")
+        ));
+    }
+    const MONTHS: [&str; 12] = [
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ];
+    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    let bounds: [(u32, u32, &[&str]); 5] = [
+        (0, 59, &[]),
+        (0, 23, &[]),
+        (1, 31, &[]),
+        (1, 12, &MONTHS),
+        (0, 7, &DAYS),
+    ];
+    for (field, (low, high, names)) in fields.into_iter().zip(bounds) {
+        for part in field.split(',') {
+            let (range, step) = part.split_once('/').map_or((part, None), |(r, s)| (r, Some(s)));
+            if step.is_some_and(|s| s.parse::<u32>().map_or(true, |n| n == 0)) {
+                return Some(format!("failed to parse step in {part}"));
+            }
+            if matches!(range, "*" | "?") {
+                continue;
+            }
+            let number = |text: &str| {
+                let named = names.iter().position(|n| n.eq_ignore_ascii_case(text));
+                named
+                    .map(|i| i as u32 + if names.len() == 12 { 1 } else { 0 })
+                    .or_else(|| text.parse().ok())
+            };
+            let (from, to) = range.split_once('-').unwrap_or((range, range));
+            match (number(from), number(to)) {
+                (Some(from), _) if from < low => {
+                    return Some(format!(
+                        "beginning of range ({from}) below minimum ({low}): {part}"
+                    ));
+                }
+                (_, Some(to)) if to > high => {
+                    return Some(format!("end of range ({to}) above maximum ({high}): {part}"));
+                }
+                (Some(from), Some(to)) if from > to => {
+                    return Some(format!(
+                        "beginning of range ({from}) beyond end of range ({to}): {part}"
+                    ));
+                }
+                (Some(_), Some(_)) => {}
+                _ => return Some(format!("failed to parse int from {part}")),
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules() {
+        for good in [
+            "* * * * *",
+            "*/5 0-6 1,15 jan-mar mon",
+            "@hourly",
+            "@every 5m",
+            "0 0 * * 7",
+        ] {
+            assert_eq!(schedule_problem(good), None, "{good}");
+        }
+        for bad in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "* * 0 * *",
+            "a * * * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "@never",
+            "TZ=UTC * * * * *",
+        ] {
+            assert!(schedule_problem(bad).is_some(), "{bad}");
+        }
+    }
+}

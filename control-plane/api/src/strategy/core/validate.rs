@@ -1,0 +1,417 @@
+//! Checks of the core kinds that are neither workloads nor services.
+
+use crate::meta;
+use crate::quantity::Quantity;
+use crate::strategy::access::{int, is_true, list, map, text};
+use crate::validation::text::{config_key_problems, qualified_name_problems, subdomain_problems};
+use crate::validation::{ErrorList, FieldError};
+use serde_json::Value;
+
+/// Data of a ConfigMap or Secret.
+const MAX_DATA: usize = 1 << 20;
+const IMMUTABLE_WHEN_SET: &str = "field is immutable when `immutable` is set";
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+pub(super) fn namespace(obj: &Value, errors: &mut ErrorList) {
+    for (i, finalizer) in list(obj, "/spec/finalizers").iter().enumerate() {
+        let finalizer = finalizer.as_str().unwrap_or("");
+        errors.problems(
+            &format!("spec.finalizers[{i}]"),
+            finalizer,
+            qualified_name_problems(finalizer),
+        );
+    }
+}
+
+pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (i, taint) in list(obj, "/spec/taints").iter().enumerate() {
+        let path = format!("spec.taints[{i}]");
+        let (key, effect) = (text(taint, "/key"), text(taint, "/effect"));
+        errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+        if effect.is_empty() {
+            errors.push(FieldError::required(format!("{path}.effect"), ""));
+        } else {
+            errors.one_of(&format!("{path}.effect"), effect, &EFFECTS);
+        }
+        if seen.contains(&(key, effect)) {
+            let mut duplicate = FieldError::duplicate(path.clone(), taint);
+            duplicate.detail = "taints must be unique by key and effect pair".into();
+            errors.push(duplicate);
+        }
+        seen.push((key, effect));
+    }
+    for (i, cidr) in list(obj, "/spec/podCIDRs").iter().enumerate() {
+        let cidr = cidr.as_str().unwrap_or("");
+        if !is_cidr(cidr) {
+            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.push(FieldError::invalid(
+                format!("spec.podCIDRs[{i}]"),
+                &cidr.into(),
+                detail,
+            ));
+        }
+    }
+    for kind in ["capacity", "allocatable"] {
+        for (name, value) in map(obj, &format!("/status/{kind}")).into_iter().flatten() {
+            quantity_not_negative(value, &format!("status.{kind}[{name}]"), errors);
+        }
+    }
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
+    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
+        (Ok(address), Ok(bits)) => bits <= if address.is_ipv4() { 32 } else { 128 },
+        _ => false,
+    }
+}
+
+fn quantity_not_negative(value: &Value, path: &str, errors: &mut ErrorList) {
+    if value
+        .as_str()
+        .and_then(|t| Quantity::parse(t).ok())
+        .is_some_and(|q| q.signum() < 0)
+    {
+        errors.push(FieldError::invalid(path, value, crate::validation::NOT_NEGATIVE));
+    }
+}
+
+pub(super) fn node_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let cidrs = |obj: &Value| list(obj, "/spec/podCIDRs").to_vec();
+    if !cidrs(old).is_empty() && cidrs(new) != cidrs(old) {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(FieldError::forbidden("spec.podCIDRs", detail));
+    }
+    let (now, then) = (text(new, "/spec/providerID"), text(old, "/spec/providerID"));
+    if !then.is_empty() && now != then {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errors.push(FieldError::forbidden("spec.providerID", detail));
+    }
+    node(new, errors);
+}
+
+pub(super) fn config_map(obj: &Value, errors: &mut ErrorList) {
+    let binary = map(obj, "/binaryData");
+    let mut size = 0;
+    for (key, value) in map(obj, "/data").into_iter().flatten() {
+        errors.problems(&format!("data[{key}]"), key, config_key_problems(key));
+        if binary.is_some_and(|b| b.contains_key(key)) {
+            let detail = "duplicate of key present in binaryData";
+            errors.push(FieldError::invalid(
+                format!("data[{key}]"),
+                &key.as_str().into(),
+                detail,
+            ));
+        }
+        size += value.as_str().map_or(0, str::len);
+    }
+    for (key, value) in binary.into_iter().flatten() {
+        errors.problems(&format!("binaryData[{key}]"), key, config_key_problems(key));
+        size += decoded_len(value);
+    }
+    if size > MAX_DATA {
+        errors.push(FieldError::too_long("", MAX_DATA));
+    }
+}
+
+/// The number of bytes of a base64 text.
+fn decoded_len(value: &Value) -> usize {
+    let text = value.as_str().unwrap_or("");
+    text.len() / 4 * 3
+        - text
+            .bytes()
+            .rev()
+            .take_while(|b| *b == b'=')
+            .count()
+            .min(text.len() / 4 * 3)
+}
+
+pub(super) fn config_map_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    immutable_data(new, old, &["data", "binaryData"], errors);
+    config_map(new, errors);
+}
+
+/// Once immutable, always immutable.
+fn immutable_data(new: &Value, old: &Value, fields: &[&str], errors: &mut ErrorList) {
+    if !is_true(old, "/immutable") {
+        return;
+    }
+    if !is_true(new, "/immutable") {
+        errors.push(FieldError::forbidden("immutable", IMMUTABLE_WHEN_SET));
+    }
+    for field in fields {
+        if new.get(field) != old.get(field) {
+            errors.push(FieldError::forbidden(*field, IMMUTABLE_WHEN_SET));
+        }
+    }
+}
+
+pub(super) fn secret(obj: &Value, errors: &mut ErrorList) {
+    let data = map(obj, "/data");
+    let mut size = 0;
+    for (key, value) in data.into_iter().flatten() {
+        errors.problems(&format!("data[{key}]"), key, config_key_problems(key));
+        size += decoded_len(value);
+    }
+    if size > MAX_DATA {
+        errors.push(FieldError::too_long("data", MAX_DATA));
+    }
+    let has = |key: &str| data.is_some_and(|d| d.contains_key(key));
+    let mut need = |keys: &[&str]| {
+        for key in keys.iter().filter(|k| !has(k)) {
+            errors.push(FieldError::required(format!("data[{key}]"), ""));
+        }
+    };
+    match text(obj, "/type") {
+        "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
+        "kubernetes.io/dockercfg" => need(&[".dockercfg"]),
+        "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
+        "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => need(&["username", "password"]),
+        "kubernetes.io/service-account-token" => {
+            let key = "kubernetes.io/service-account.name";
+            let named = meta::annotations(obj)
+                .and_then(|a| a.get(key))
+                .and_then(Value::as_str)
+                .unwrap_or("");
+            if named.is_empty() {
+                errors.push(FieldError::required(format!("metadata.annotations[{key}]"), ""));
+            }
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn secret_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    errors.immutable("type", new.get("type"), old.get("type"));
+    immutable_data(new, old, &["data"], errors);
+    secret(new, errors);
+}
+
+pub(super) fn event(obj: &Value, errors: &mut ErrorList) {
+    let (own, involved) = (meta::namespace(obj), text(obj, "/involvedObject/namespace"));
+    // Events of cluster-scoped objects live in "default".
+    let right = if involved.is_empty() {
+        matches!(own, "default" | "kube-system")
+    } else {
+        involved == own
+    };
+    if !right {
+        let detail = "does not match event.namespace";
+        errors.push(FieldError::invalid(
+            "involvedObject.namespace",
+            &involved.into(),
+            detail,
+        ));
+    }
+    // Only the new style of events is checked further.
+    if text(obj, "/eventTime").is_empty() {
+        return;
+    }
+    for (field, max) in [("reason", 128), ("message", 1024)] {
+        if text(obj, &format!("/{field}")).len() > max {
+            let detail = format!("can have at most {max} characters");
+            errors.push(FieldError::invalid(field, &"".into(), detail));
+        }
+    }
+    for field in ["reportingComponent", "reportingInstance", "action", "reason"] {
+        if text(obj, &format!("/{field}")).is_empty() {
+            let field = if field == "reportingComponent" {
+                "reportingController"
+            } else {
+                field
+            };
+            errors.push(FieldError::required(field, ""));
+        }
+    }
+}
+
+pub(super) fn limit_range(obj: &Value, errors: &mut ErrorList) {
+    for (i, item) in list(obj, "/spec/limits").iter().enumerate() {
+        let path = format!("spec.limits[{i}]");
+        let quantity = |kind: &str, name: &str| {
+            let value = item.get(kind)?.get(name)?;
+            Some((value, Quantity::parse(value.as_str()?).ok()?))
+        };
+        let kinds = ["max", "min", "default", "defaultRequest"];
+        let names = kinds
+            .iter()
+            .filter_map(|k| item.get(k)?.as_object())
+            .flat_map(|m| m.keys());
+        let mut names: Vec<&String> = names.collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let (min, max) = (quantity("min", name), quantity("max", name));
+            let (request, limit) = (quantity("defaultRequest", name), quantity("default", name));
+            let pairs = [
+                (&min, &max, "min", "min value", "max value"),
+                (
+                    &min,
+                    &request,
+                    "defaultRequest",
+                    "min value",
+                    "default request value",
+                ),
+                (
+                    &request,
+                    &max,
+                    "defaultRequest",
+                    "default request value",
+                    "max value",
+                ),
+                (
+                    &request,
+                    &limit,
+                    "defaultRequest",
+                    "default request value",
+                    "default limit value",
+                ),
+                (&min, &limit, "default", "min value", "default value"),
+                (&limit, &max, "default", "default value", "max value"),
+            ];
+            for (low, high, field, low_name, high_name) in pairs {
+                let (Some((low_value, low)), Some((high_value, high))) = (low, high) else {
+                    continue;
+                };
+                if low <= high {
+                    continue;
+                }
+                let shown = if field == "min" || low_name != "min value" {
+                    low_value
+                } else {
+                    high_value
+                };
+                let detail = format!(
+                    "{low_name} {} is greater than {high_name} {}",
+                    low.canonical(),
+                    high.canonical()
+                );
+                let canonical = shown.as_str().unwrap_or("");
+                errors.push(FieldError::new(
+                    crate::validation::ErrorKind::Invalid,
+                    format!("{path}.{field}[{name}]"),
+                    canonical,
+                    detail,
+                ));
+            }
+        }
+    }
+}
+
+pub(super) fn resource_quota(obj: &Value, errors: &mut ErrorList) {
+    for (name, value) in map(obj, "/spec/hard").into_iter().flatten() {
+        quantity_not_negative(value, &format!("spec.hard[{name}]"), errors);
+    }
+}
+
+pub(super) fn lease(obj: &Value, errors: &mut ErrorList) {
+    for (field, low) in [("leaseDurationSeconds", 1), ("leaseTransitions", 0)] {
+        let value = int(obj, &format!("/spec/{field}"));
+        if let Some(value) = value.filter(|v| *v < low) {
+            let detail = if low == 0 {
+                "must be greater than or equal to 0"
+            } else {
+                "must be greater than 0"
+            };
+            errors.push(FieldError::invalid(
+                format!("spec.{field}"),
+                &value.into(),
+                detail,
+            ));
+        }
+    }
+}
+
+pub(super) fn service_account(obj: &Value, errors: &mut ErrorList) {
+    for (i, secret) in list(obj, "/imagePullSecrets").iter().enumerate() {
+        let name = text(secret, "/name");
+        if !name.is_empty() {
+            errors.problems(
+                &format!("imagePullSecrets[{i}].name"),
+                name,
+                subdomain_problems(name),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn updated(check: fn(&Value, &Value, &mut ErrorList), new: Value, old: Value) -> String {
+        let mut errors = ErrorList::new();
+        check(&new, &old, &mut errors);
+        if errors.is_empty() {
+            String::new()
+        } else {
+            errors.message()
+        }
+    }
+
+    #[test]
+    fn immutable_configuration() {
+        let old = || json!({"data": {"a": "b"}, "immutable": true});
+        assert_eq!(updated(config_map_update, old(), old()), "");
+        assert_eq!(
+            updated(config_map_update, json!({"data": {}}), old()),
+            "[immutable: Forbidden: field is immutable when `immutable` is set, data: Forbidden: field is immutable when `immutable` is set]"
+        );
+        assert_eq!(
+            updated(secret_update, json!({"type": "b"}), json!({"type": "a"})),
+            "type: Invalid value: \"b\": field is immutable"
+        );
+        let large = json!({"data": {"a": "x".repeat(MAX_DATA + 1)}});
+        assert_eq!(
+            updated(config_map_update, large, json!({})),
+            ": Too long: may not be more than 1048576 bytes"
+        );
+    }
+
+    #[test]
+    fn nodes() {
+        let with = |spec: Value| json!({"spec": spec});
+        assert_eq!(
+            updated(
+                node_update,
+                with(json!({"podCIDRs": ["10.0.0.0/24"]})),
+                with(json!({}))
+            ),
+            ""
+        );
+        assert_eq!(
+            updated(
+                node_update,
+                with(json!({})),
+                with(json!({"podCIDRs": ["10.0.0.0/24"]}))
+            ),
+            "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
+        );
+        let taints =
+            json!({"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoExecute"}]});
+        assert!(
+            updated(node_update, with(taints), with(json!({})))
+                .contains("taints must be unique by key and effect pair")
+        );
+        assert!(
+            updated(
+                node_update,
+                with(json!({"podCIDRs": ["10.0.0.0"]})),
+                with(json!({}))
+            )
+            .contains("must be a valid CIDR value")
+        );
+    }
+
+    #[test]
+    fn base64_lengths() {
+        for (text, want) in [("", 0), ("eA==", 1), ("eHg=", 2), ("eHh4", 3), ("=", 0)] {
+            assert_eq!(decoded_len(&text.into()), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A built-in kind's behaviour as a static row of functions: what a kind does not set, it does the generic way.
+
+use super::{
+    Deletion, ScaleMapping, Strategy, Traits, generic_prepare_for_create, generic_prepare_for_status_update,
+    generic_prepare_for_update,
+};
+use crate::meta::NameRule;
+use crate::status::Result;
+use crate::validation::ErrorList;
+use serde_json::{Map, Value};
+
+type Object = Map<String, Value>;
+/// From one `apiVersion` to another.
+type Convert = fn(Value, &str, &str) -> Result<Value>;
+
+/// The functions of a kind.
+pub(crate) struct Kind {
+    pub(super) traits: Traits,
+    default: fn(&mut Object),
+    convert: Option<Convert>,
+    create: fn(&Traits, &mut Value),
+    update: fn(&Traits, &mut Value, &Value),
+    status: fn(&mut Value, &Value),
+    validate: fn(&Value, &mut ErrorList),
+    /// `None`: the checks of a new object.
+    validate_update: Option<fn(&Value, &Value, &mut ErrorList)>,
+    fields: fn(&Value) -> Vec<(&'static str, String)>,
+    scale: Option<ScaleMapping>,
+    deletion: fn(&Value, Option<i64>) -> Deletion,
+    create_on_update: bool,
+    unconditional_update: bool,
+    orphans: bool,
+}
+
+impl Kind {
+    /// A namespaced kind without status and generation.
+    pub(crate) const fn namespaced(schema: &'static str) -> Kind {
+        Kind {
+            traits: Traits {
+                schema,
+                namespaced: true,
+                name: NameRule::Subdomain,
+                status: false,
+                generation: &[],
+            },
+            default: |_| (),
+            convert: None,
+            create: generic_prepare_for_create,
+            update: generic_prepare_for_update,
+            status: generic_prepare_for_status_update,
+            validate: |_, _| (),
+            validate_update: None,
+            fields: |_| Vec::new(),
+            scale: None,
+            deletion: |_, _| Deletion::Now,
+            create_on_update: false,
+            unconditional_update: true,
+            orphans: false,
+        }
+    }
+
+    /// The same at cluster scope.
+    pub(crate) const fn cluster(schema: &'static str) -> Kind {
+        let mut kind = Kind::namespaced(schema);
+        kind.traits.namespaced = false;
+        kind
+    }
+
+    pub(crate) const fn name(mut self, rule: NameRule) -> Kind {
+        self.traits.name = rule;
+        self
+    }
+
+    pub(crate) const fn status(mut self) -> Kind {
+        self.traits.status = true;
+        self
+    }
+
+    /// Changes of these fields make a new generation.
+    pub(crate) const fn generation(mut self, fields: &'static [&'static str]) -> Kind {
+        self.traits.generation = fields;
+        self
+    }
+
+    pub(crate) const fn defaults(mut self, default: fn(&mut Object)) -> Kind {
+        self.default = default;
+        self
+    }
+
+    pub(crate) const fn converts(mut self, convert: Convert) -> Kind {
+        self.convert = Some(convert);
+        self
+    }
+
+    pub(crate) const fn prepares_create(mut self, create: fn(&Traits, &mut Value)) -> Kind {
+        self.create = create;
+        self
+    }
+
+    pub(crate) const fn prepares_update(mut self, update: fn(&Traits, &mut Value, &Value)) -> Kind {
+        self.update = update;
+        self
+    }
+
+    pub(crate) const fn prepares_status(mut self, status: fn(&mut Value, &Value)) -> Kind {
+        self.status = status;
+        self
+    }
+
+    pub(crate) const fn validates(mut self, validate: fn(&Value, &mut ErrorList)) -> Kind {
+        self.validate = validate;
+        self
+    }
+
+    pub(crate) const fn validates_update(mut self, validate: fn(&Value, &Value, &mut ErrorList)) -> Kind {
+        self.validate_update = Some(validate);
+        self
+    }
+
+    pub(crate) const fn selectable(mut self, fields: fn(&Value) -> Vec<(&'static str, String)>) -> Kind {
+        self.fields = fields;
+        self
+    }
+
+    pub(crate) const fn scales(mut self, scale: ScaleMapping) -> Kind {
+        self.scale = Some(scale);
+        self
+    }
+
+    pub(crate) const fn deletes(mut self, deletion: fn(&Value, Option<i64>) -> Deletion) -> Kind {
+        self.deletion = deletion;
+        self
+    }
+
+    pub(crate) const fn create_on_update(mut self) -> Kind {
+        self.create_on_update = true;
+        self
+    }
+
+    /// PUT needs a resourceVersion.
+    pub(crate) const fn conditional_update(mut self) -> Kind {
+        self.unconditional_update = false;
+        self
+    }
+
+    pub(crate) const fn orphans(mut self) -> Kind {
+        self.orphans = true;
+        self
+    }
+}
+
+impl Strategy for Kind {
+    fn traits(&self) -> &Traits {
+        &self.traits
+    }
+
+    fn default(&self, obj: &mut Value) {
+        if let Value::Object(map) = obj {
+            (self.default)(map);
+        }
+    }
+
+    fn convert(&self, obj: Value, from: &str, to: &str) -> Result<Value> {
+        match self.convert {
+            Some(convert) if from != to => convert(obj, from, to),
+            _ => Ok(obj),
+        }
+    }
+
+    fn prepare_for_create(&self, obj: &mut Value) {
+        (self.create)(&self.traits, obj);
+    }
+
+    fn prepare_for_update(&self, new: &mut Value, old: &Value) {
+        (self.update)(&self.traits, new, old);
+    }
+
+    fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
+        (self.status)(new, old);
+    }
+
+    fn validate_fields(&self, obj: &Value, errors: &mut ErrorList) {
+        (self.validate)(obj, errors);
+    }
+
+    fn validate_fields_update(&self, new: &Value, old: &Value, errors: &mut ErrorList) {
+        match self.validate_update {
+            Some(validate) => validate(new, old, errors),
+            None => (self.validate)(new, errors),
+        }
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn deletion(&self, obj: &Value, requested: Option<i64>) -> Deletion {
+        (self.deletion)(obj, requested)
+    }
+
+    fn orphans_by_default(&self) -> bool {
+        self.orphans
+    }
+
+    fn scale(&self) -> Option<ScaleMapping> {
+        self.scale
+    }
+
+    fn selectable_fields(&self, obj: &Value) -> Vec<(&'static str, String)> {
+        (self.fields)(obj)
+    }
+}

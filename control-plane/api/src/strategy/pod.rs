@@ -1,0 +1,153 @@
+//! Pods and pod templates.
+
+pub(crate) mod default;
+mod qos;
+pub(crate) mod validate;
+
+use super::access::{Object, int, is_true, list, text};
+use super::kind::Kind;
+use super::{Deletion, Traits, bump_generation, generic_prepare_for_create, keep};
+use crate::meta;
+use serde_json::{Value, json};
+
+/// Pods.
+pub(super) static POD: Kind = Kind::namespaced("io.k8s.api.core.v1.Pod")
+    .status()
+    .generation(&["spec"])
+    .defaults(default::pod)
+    .prepares_create(create)
+    .prepares_update(update)
+    .prepares_status(status)
+    .validates(validate::pod)
+    .validates_update(validate::pod_update)
+    .selectable(fields)
+    .deletes(deletion);
+
+/// Pod templates.
+pub(super) static POD_TEMPLATE: Kind = Kind::namespaced("io.k8s.api.core.v1.PodTemplate")
+    .generation(&["template"])
+    .defaults(default::template)
+    .validates(|obj, errors| validate::template(obj.get("template"), "template", errors));
+
+fn create(traits: &Traits, obj: &mut Value) {
+    generic_prepare_for_create(traits, obj);
+    let mut status = json!({"phase": "Pending", "qosClass": qos::class(obj)});
+    if !list(obj, "/spec/schedulingGates").is_empty() {
+        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
+    }
+    obj["status"] = status;
+}
+
+fn update(traits: &Traits, new: &mut Value, old: &Value) {
+    meta::carry_over(new, old);
+    keep(new, old, "status");
+    bump_generation(traits, new, old);
+}
+
+/// A kubelet owns the status; it neither takes over nor deletes the pod through it.
+fn status(new: &mut Value, old: &Value) {
+    super::generic_prepare_for_status_update(new, old);
+    let owners = meta::metadata(old)
+        .and_then(|m| m.get("ownerReferences"))
+        .cloned();
+    let metadata = meta::metadata_mut(new);
+    match owners {
+        Some(owners) => metadata.insert("ownerReferences".into(), owners),
+        None => metadata.remove("ownerReferences"),
+    };
+    // The class never changes, whoever writes the status.
+    if let (Some(class), Some(status)) = (
+        old.pointer("/status/qosClass").cloned(),
+        new.get_mut("status").and_then(Value::as_object_mut),
+    ) {
+        status.insert("qosClass".into(), class);
+    }
+}
+
+/// A pod that no kubelet runs, or that is over, goes at once.
+fn deletion(obj: &Value, requested: Option<i64>) -> Deletion {
+    let grace = requested
+        .or_else(|| int(obj, "/spec/terminationGracePeriodSeconds"))
+        .unwrap_or(0);
+    let finished = matches!(text(obj, "/status/phase"), "Failed" | "Succeeded");
+    if text(obj, "/spec/nodeName").is_empty() || finished || grace == 0 {
+        Deletion::Now
+    } else {
+        // Negative ones were allowed once and mean "at once, but gracefully".
+        Deletion::Graceful(grace.max(1))
+    }
+}
+
+fn fields(obj: &Value) -> Vec<(&'static str, String)> {
+    let at = |pointer: &str| text(obj, pointer).to_string();
+    let ip = match at("/status/podIPs/0/ip") {
+        ip if ip.is_empty() => at("/status/podIP"),
+        ip => ip,
+    };
+    vec![
+        ("spec.nodeName", at("/spec/nodeName")),
+        ("spec.restartPolicy", at("/spec/restartPolicy")),
+        ("spec.schedulerName", at("/spec/schedulerName")),
+        ("spec.serviceAccountName", at("/spec/serviceAccountName")),
+        ("spec.hostNetwork", is_true(obj, "/spec/hostNetwork").to_string()),
+        ("status.phase", at("/status/phase")),
+        ("status.podIP", ip.clone()),
+        ("status.podIPs", ip),
+        ("status.nominatedNodeName", at("/status/nominatedNodeName")),
+    ]
+}
+
+/// The containers of a pod spec with their field names, in upstream's order.
+pub(crate) fn all_containers(spec: &Value) -> impl Iterator<Item = (String, &Object)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(move |field| {
+            let items = spec.get(field).and_then(Value::as_array).into_iter().flatten();
+            items
+                .enumerate()
+                .filter_map(move |(i, c)| Some((format!("{field}[{i}]"), c.as_object()?)))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Strategy;
+    use super::*;
+
+    #[test]
+    fn deletion_is_graceful_while_a_kubelet_runs_the_pod() {
+        let pod = |phase: &str, node: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}});
+        assert_eq!(deletion(&pod("Running", "n"), None), Deletion::Graceful(30));
+        assert_eq!(deletion(&pod("Running", "n"), Some(5)), Deletion::Graceful(5));
+        assert_eq!(deletion(&pod("Running", "n"), Some(0)), Deletion::Now);
+        assert_eq!(deletion(&pod("Running", "n"), Some(-3)), Deletion::Graceful(1));
+        assert_eq!(deletion(&pod("Pending", ""), None), Deletion::Now);
+        assert_eq!(deletion(&pod("Succeeded", "n"), None), Deletion::Now);
+    }
+
+    #[test]
+    fn a_status_update_changes_the_status() {
+        let old = json!({"metadata": {"name": "p", "ownerReferences": [1], "generation": 2}, "spec": {"a": 1}, "status": {"qosClass": "Burstable"}});
+        let mut new = json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {"a": 2}, "status": {"phase": "Running", "qosClass": "X"}});
+        POD.prepare_for_status_update(&mut new, &old);
+        assert_eq!(
+            new,
+            json!({"metadata": {"name": "p", "annotations": {"a": "b"}, "ownerReferences": [1], "generation": 2}, "spec": {"a": 1}, "status": {"phase": "Running", "qosClass": "Burstable"}})
+        );
+    }
+
+    #[test]
+    fn the_generation_follows_the_spec() {
+        let old = json!({"metadata": {"name": "p", "generation": 2}, "spec": {"a": 1}, "status": {"phase": "Running"}});
+        let mut new = json!({"metadata": {"name": "p", "labels": {"a": "b"}}, "spec": {"a": 1}});
+        POD.prepare_for_update(&mut new, &old);
+        assert_eq!(
+            (meta::generation(&new), text(&new, "/status/phase")),
+            (2, "Running")
+        );
+        new["spec"]["a"] = 2.into();
+        POD.prepare_for_update(&mut new, &old);
+        assert_eq!(meta::generation(&new), 3);
+    }
+}

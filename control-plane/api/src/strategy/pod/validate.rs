@@ -1,0 +1,176 @@
+//! Checks of pods and pod templates.
+
+mod container;
+mod scheduling;
+mod update;
+mod volume;
+
+use crate::meta::validate_labels;
+use crate::strategy::access::{int, is_true, list, map, text};
+use crate::validation::text::{is_sysctl_name, label_problems, subdomain_problems};
+use crate::validation::{ErrorList, FieldError};
+use serde_json::Value;
+use std::net::IpAddr;
+
+pub(crate) use container::port_or_name;
+pub(crate) use scheduling::{label_selector, node_selector, tolerations};
+pub(crate) use update::pod_update;
+
+const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+const MAX_NAMESERVERS: usize = 3;
+
+/// A new pod.
+pub(crate) fn pod(obj: &Value, errors: &mut ErrorList) {
+    spec(obj.get("spec").unwrap_or(&Value::Null), "spec", errors);
+}
+
+/// A pod template: its labels and its spec.
+pub(crate) fn template(template: Option<&Value>, path: &str, errors: &mut ErrorList) {
+    let template = template.unwrap_or(&Value::Null);
+    validate_labels(
+        map(template, "/metadata/labels"),
+        &format!("{path}.labels"),
+        errors,
+    );
+    spec(
+        template.get("spec").unwrap_or(&Value::Null),
+        &format!("{path}.spec"),
+        errors,
+    );
+    if !list(template, "/spec/ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden(
+            format!("{path}.spec.ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        ));
+    }
+}
+
+/// A pod spec.
+pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
+    let volumes = volume::volumes(list(spec, "/volumes"), &format!("{path}.volumes"), errors);
+    container::containers(spec, path, &volumes, errors);
+
+    let policy = text(spec, "/restartPolicy");
+    if policy.is_empty() {
+        errors.push(FieldError::required(format!("{path}.restartPolicy"), ""));
+    } else {
+        errors.one_of(&format!("{path}.restartPolicy"), policy, &RESTART_POLICIES);
+    }
+    dns(spec, path, errors);
+    if let Some(seconds) = int(spec, "/activeDeadlineSeconds") {
+        errors.in_range(
+            &format!("{path}.activeDeadlineSeconds"),
+            seconds,
+            1,
+            i64::from(i32::MAX),
+        );
+    }
+    for (field, problems) in [
+        (
+            "serviceAccountName",
+            subdomain_problems as fn(&str) -> Vec<String>,
+        ),
+        ("nodeName", subdomain_problems),
+        ("priorityClassName", subdomain_problems),
+        ("runtimeClassName", subdomain_problems),
+        ("hostname", label_problems),
+        ("subdomain", label_problems),
+    ] {
+        let value = text(spec, &format!("/{field}"));
+        if !value.is_empty() {
+            errors.problems(&format!("{path}.{field}"), value, problems(value));
+        }
+    }
+    security(
+        spec.get("securityContext").unwrap_or(&Value::Null),
+        &format!("{path}.securityContext"),
+        errors,
+    );
+    for (i, alias) in list(spec, "/hostAliases").iter().enumerate() {
+        ip(text(alias, "/ip"), &format!("{path}.hostAliases[{i}].ip"), errors);
+        for (j, name) in list(alias, "/hostnames").iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            errors.problems(
+                &format!("{path}.hostAliases[{i}].hostnames[{j}]"),
+                name,
+                subdomain_problems(name),
+            );
+        }
+    }
+    if is_true(spec, "/hostPID") && is_true(spec, "/shareProcessNamespace") {
+        errors.push(FieldError::invalid(
+            format!("{path}.shareProcessNamespace"),
+            &true.into(),
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        ));
+    }
+    scheduling::scheduling(spec, path, errors);
+}
+
+/// An address that must be one.
+pub(crate) fn ip(text: &str, path: &str, errors: &mut ErrorList) {
+    if text.parse::<IpAddr>().is_err() {
+        errors.push(FieldError::invalid(
+            path,
+            &text.into(),
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ));
+    }
+}
+
+fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {
+    let policy = text(spec, "/dnsPolicy");
+    if policy.is_empty() {
+        errors.push(FieldError::required(format!("{path}.dnsPolicy"), ""));
+    } else {
+        errors.one_of(&format!("{path}.dnsPolicy"), policy, &DNS_POLICIES);
+    }
+    let servers = list(spec, "/dnsConfig/nameservers");
+    let servers_path = format!("{path}.dnsConfig.nameservers");
+    if policy == "None" && servers.is_empty() {
+        let detail = format!("must provide at least one DNS nameserver when `dnsPolicy` is {policy}");
+        errors.push(FieldError::required(servers_path, detail));
+        return;
+    }
+    if servers.len() > MAX_NAMESERVERS {
+        let detail = format!("must not have more than {MAX_NAMESERVERS} nameservers");
+        errors.push(FieldError::invalid(
+            servers_path.clone(),
+            &Value::from(servers.to_vec()),
+            detail,
+        ));
+    }
+    for (i, server) in servers.iter().enumerate() {
+        ip(
+            server.as_str().unwrap_or(""),
+            &format!("{servers_path}[{i}]"),
+            errors,
+        );
+    }
+}
+
+fn security(context: &Value, path: &str, errors: &mut ErrorList) {
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        if let Some(id) = int(context, &format!("/{field}")) {
+            errors.in_range(&format!("{path}.{field}"), id, 0, i64::from(i32::MAX));
+        }
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, sysctl) in list(context, "/sysctls").iter().enumerate() {
+        let name = text(sysctl, "/name");
+        let at = format!("{path}.sysctls[{i}].name");
+        if name.is_empty() {
+            errors.push(FieldError::required(at, ""));
+        } else if !is_sysctl_name(name) {
+            let detail = r"must have at most 253 characters and match regex ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+            errors.push(FieldError::invalid(at, &name.into(), detail));
+        } else if seen.contains(&name) {
+            errors.push(FieldError::duplicate(at, &name.into()));
+        }
+        seen.push(name);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,547 @@
+//! Containers of a pod spec.
+
+use crate::quantity::Quantity;
+use crate::strategy::access::{Object, int, is_true, list, map, text};
+use crate::strategy::pod::all_containers;
+use crate::validation::text::{
+    config_key_problems, env_var_name_problems, label_problems, port_name_problems, qualified_name_problems,
+};
+use crate::validation::{ErrorList, FieldError};
+use serde_json::Value;
+
+const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+const MESSAGE_POLICIES: [&str; 2] = ["FallbackToLogsOnError", "File"];
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const SCHEMES: [&str; 2] = ["HTTP", "HTTPS"];
+/// Fields of the pod that environment variables may show.
+const ENV_FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+/// Resources of the container that environment variables and files may show.
+const CONTAINER_RESOURCES: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
+/// All containers of a spec; `volumes` are the names they may mount.
+pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+    if list(spec, "/containers").is_empty() {
+        errors.push(FieldError::required(format!("{path}.containers"), ""));
+    }
+    let host_network = is_true(spec, "/hostNetwork");
+    let mut names: Vec<&str> = Vec::new();
+    let mut host_ports: Vec<String> = Vec::new();
+    for (at, container) in all_containers(spec) {
+        let path = format!("{path}.{at}");
+        let name = string(container, "name");
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        } else {
+            errors.problems(&format!("{path}.name"), name, label_problems(name));
+        }
+        if !name.is_empty() && names.contains(&name) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
+        }
+        names.push(name);
+        one(container, &path, volumes, errors);
+        if at.starts_with("initContainers") {
+            init(container, &path, errors);
+        } else if at.starts_with("ephemeral") {
+            ephemeral(container, &path, errors);
+        }
+        ports(container, &path, host_network, &mut host_ports, errors);
+    }
+}
+
+fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+    let image = string(container, "image");
+    if image.is_empty() {
+        errors.push(FieldError::required(format!("{path}.image"), ""));
+    } else if image.trim() != image {
+        let detail = "must not have leading or trailing whitespace";
+        errors.push(FieldError::invalid(
+            format!("{path}.image"),
+            &image.into(),
+            detail,
+        ));
+    }
+    errors.one_of(
+        &format!("{path}.imagePullPolicy"),
+        string(container, "imagePullPolicy"),
+        &PULL_POLICIES,
+    );
+    let policy = string(container, "terminationMessagePolicy");
+    errors.one_of(
+        &format!("{path}.terminationMessagePolicy"),
+        policy,
+        &MESSAGE_POLICIES,
+    );
+    env(container, path, errors);
+    env_from(container, path, errors);
+    mounts(container, path, volumes, errors);
+    for (probe, only_once) in [
+        ("livenessProbe", true),
+        ("readinessProbe", false),
+        ("startupProbe", true),
+    ] {
+        if let Some(value) = container.get(probe) {
+            validate_probe(value, &format!("{path}.{probe}"), only_once, errors);
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        if let Some(value) = container.get("lifecycle").and_then(|l| l.get(hook)) {
+            handler(
+                value,
+                &format!("{path}.lifecycle.{hook}"),
+                &["exec", "httpGet", "tcpSocket", "sleep"],
+                errors,
+            );
+        }
+    }
+    resources(
+        container.get("resources").unwrap_or(&Value::Null),
+        &format!("{path}.resources"),
+        errors,
+    );
+    let security = container.get("securityContext").unwrap_or(&Value::Null);
+    for field in ["runAsUser", "runAsGroup"] {
+        if let Some(id) = int(security, &format!("/{field}")) {
+            errors.in_range(
+                &format!("{path}.securityContext.{field}"),
+                id,
+                0,
+                i64::from(i32::MAX),
+            );
+        }
+    }
+    if is_true(security, "/privileged")
+        && security.get("allowPrivilegeEscalation") == Some(&Value::Bool(false))
+    {
+        errors.push(FieldError::invalid(
+            format!("{path}.securityContext"),
+            security,
+            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+        ));
+    }
+}
+
+/// Init containers that are no sidecars run once: nothing watches them.
+fn init(container: &Object, path: &str, errors: &mut ErrorList) {
+    if string(container, "restartPolicy") == "Always" {
+        return;
+    }
+    for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if container.contains_key(field) {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
+        }
+    }
+}
+
+fn ephemeral(container: &Object, path: &str, errors: &mut ErrorList) {
+    for field in [
+        "ports",
+        "lifecycle",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+    ] {
+        if container.contains_key(field) {
+            errors.push(FieldError::forbidden(
+                format!("{path}.{field}"),
+                "cannot be set for an Ephemeral Container",
+            ));
+        }
+    }
+}
+
+fn ports(
+    container: &Object,
+    path: &str,
+    host_network: bool,
+    host_ports: &mut Vec<String>,
+    errors: &mut ErrorList,
+) {
+    let mut names: Vec<&str> = Vec::new();
+    for (i, port) in items(container, "ports").iter().enumerate() {
+        let path = format!("{path}.ports[{i}]");
+        let name = text(port, "/name");
+        if !name.is_empty() {
+            errors.problems(&format!("{path}.name"), name, port_name_problems(name));
+            if names.contains(&name) {
+                errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
+            }
+            names.push(name);
+        }
+        let number = int(port, "/containerPort").unwrap_or(0);
+        if number == 0 {
+            errors.push(FieldError::required(format!("{path}.containerPort"), ""));
+        } else {
+            errors.in_range(&format!("{path}.containerPort"), number, 1, 65_535);
+        }
+        let host = int(port, "/hostPort").unwrap_or(0);
+        if host != 0 {
+            errors.in_range(&format!("{path}.hostPort"), host, 1, 65_535);
+            if host_network && host != number {
+                errors.push(FieldError::invalid(
+                    format!("{path}.hostPort"),
+                    &host.into(),
+                    "must match `containerPort`",
+                ));
+            }
+            let key = format!("{}/{}/{host}", text(port, "/protocol"), text(port, "/hostIP"));
+            if host_ports.contains(&key) {
+                errors.push(FieldError::duplicate(
+                    format!("{path}.hostPort"),
+                    &key.clone().into(),
+                ));
+            }
+            host_ports.push(key);
+        }
+        errors.one_of(&format!("{path}.protocol"), text(port, "/protocol"), &PROTOCOLS);
+    }
+}
+
+fn env(container: &Object, path: &str, errors: &mut ErrorList) {
+    for (i, variable) in items(container, "env").iter().enumerate() {
+        let path = format!("{path}.env[{i}]");
+        let name = text(variable, "/name");
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        } else {
+            errors.problems(&format!("{path}.name"), name, env_var_name_problems(name));
+        }
+        let Some(Value::Object(source)) = variable.get("valueFrom") else {
+            continue;
+        };
+        let path = format!("{path}.valueFrom");
+        if !text(variable, "/value").is_empty() {
+            let detail = "may not be specified when `value` is not empty";
+            errors.push(FieldError::invalid(path.clone(), &"".into(), detail));
+        }
+        match source.len() {
+            0 => errors.push(FieldError::invalid(
+                path.clone(),
+                &"".into(),
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            )),
+            1 => {}
+            _ => errors.push(FieldError::invalid(
+                path.clone(),
+                &"".into(),
+                "may not have more than one field specified at a time",
+            )),
+        }
+        if let Some(field) = source.get("fieldRef") {
+            field_ref(field, &format!("{path}.fieldRef"), &ENV_FIELDS, errors);
+        }
+        if let Some(resource) = source.get("resourceFieldRef") {
+            resource_ref(resource, &format!("{path}.resourceFieldRef"), errors);
+        }
+        for kind in ["configMapKeyRef", "secretKeyRef"] {
+            if let Some(reference) = source.get(kind) {
+                let path = format!("{path}.{kind}");
+                if text(reference, "/name").is_empty() {
+                    errors.push(FieldError::required(format!("{path}.name"), ""));
+                }
+                let key = text(reference, "/key");
+                if key.is_empty() {
+                    errors.push(FieldError::required(format!("{path}.key"), ""));
+                } else {
+                    errors.problems(&format!("{path}.key"), key, config_key_problems(key));
+                }
+            }
+        }
+    }
+}
+
+fn env_from(container: &Object, path: &str, errors: &mut ErrorList) {
+    for (i, source) in items(container, "envFrom").iter().enumerate() {
+        let path = format!("{path}.envFrom[{i}]");
+        let given: Vec<&str> = ["configMapRef", "secretRef"]
+            .into_iter()
+            .filter(|k| source.get(k).is_some())
+            .collect();
+        match given.len() {
+            0 => errors.push(FieldError::invalid(
+                path.clone(),
+                &"".into(),
+                "must specify one of: `configMapRef` or `secretRef`",
+            )),
+            1 => {}
+            _ => errors.push(FieldError::invalid(
+                path.clone(),
+                &"".into(),
+                "may not have more than one field specified at a time",
+            )),
+        }
+        for kind in given {
+            if text(source, &format!("/{kind}/name")).is_empty() {
+                errors.push(FieldError::required(format!("{path}.{kind}.name"), ""));
+            }
+        }
+    }
+}
+
+/// A `fieldRef`; labels and annotations may be asked for by key.
+pub(super) fn field_ref(reference: &Value, path: &str, supported: &[&str], errors: &mut ErrorList) {
+    let field = text(reference, "/fieldPath");
+    if text(reference, "/apiVersion").is_empty() {
+        errors.push(FieldError::required(format!("{path}.apiVersion"), ""));
+        return;
+    }
+    let at = format!("{path}.fieldPath");
+    if field.is_empty() {
+        errors.push(FieldError::required(at, ""));
+        return;
+    }
+    if let Some((base, key)) = field.strip_suffix("']").and_then(|f| f.split_once("['")) {
+        match base {
+            "metadata.annotations" => errors.problems(&at, key, qualified_name_problems(&key.to_lowercase())),
+            "metadata.labels" => errors.problems(&at, key, qualified_name_problems(key)),
+            _ => errors.push(FieldError::invalid(
+                at,
+                &field.into(),
+                "does not support subscript",
+            )),
+        }
+        return;
+    }
+    // What the pod has but this place cannot show differs from what the pod does not have.
+    let known = ENV_FIELDS.contains(&field)
+        || matches!(
+            field,
+            "metadata.labels"
+                | "metadata.annotations"
+                | "spec.restartPolicy"
+                | "spec.schedulerName"
+                | "status.phase"
+        );
+    if !known {
+        let detail = format!("error converting fieldPath: field label not supported: {field}");
+        errors.push(FieldError::invalid(at, &field.into(), detail));
+    } else {
+        errors.one_of(&at, field, supported);
+    }
+}
+
+/// A `resourceFieldRef`.
+pub(super) fn resource_ref(reference: &Value, path: &str, errors: &mut ErrorList) {
+    let resource = text(reference, "/resource");
+    if resource.is_empty() {
+        errors.push(FieldError::required(format!("{path}.resource"), ""));
+    } else if !resource.starts_with("limits.hugepages-") && !resource.starts_with("requests.hugepages-") {
+        errors.one_of(&format!("{path}.resource"), resource, &CONTAINER_RESOURCES);
+    }
+}
+
+fn mounts(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+    let mut paths: Vec<&str> = Vec::new();
+    for (i, mount) in items(container, "volumeMounts").iter().enumerate() {
+        let path = format!("{path}.volumeMounts[{i}]");
+        let name = text(mount, "/name");
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        } else if !volumes.contains(&name) {
+            errors.push(FieldError::not_found(format!("{path}.name"), name));
+        }
+        let target = text(mount, "/mountPath");
+        if target.is_empty() {
+            errors.push(FieldError::required(format!("{path}.mountPath"), ""));
+        } else if paths.contains(&target) {
+            errors.push(FieldError::invalid(
+                format!("{path}.mountPath"),
+                &target.into(),
+                "must be unique",
+            ));
+        }
+        paths.push(target);
+        for field in ["subPath", "subPathExpr"] {
+            relative_path(
+                text(mount, &format!("/{field}")),
+                &format!("{path}.{field}"),
+                errors,
+            );
+        }
+        if !text(mount, "/subPath").is_empty() && !text(mount, "/subPathExpr").is_empty() {
+            let value = Value::from(text(mount, "/subPathExpr"));
+            errors.push(FieldError::invalid(
+                format!("{path}.subPathExpr"),
+                &value,
+                "subPathExpr and subPath are mutually exclusive",
+            ));
+        }
+    }
+}
+
+/// A path below a volume.
+pub(super) fn relative_path(text: &str, path: &str, errors: &mut ErrorList) {
+    if text.starts_with('/') {
+        errors.push(FieldError::invalid(path, &text.into(), "must be a relative path"));
+    }
+    if text.split('/').any(|part| part == "..") {
+        errors.push(FieldError::invalid(path, &text.into(), "must not contain '..'"));
+    }
+}
+
+fn validate_probe(probe: &Value, path: &str, only_once: bool, errors: &mut ErrorList) {
+    handler(probe, path, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
+    for field in [
+        "initialDelaySeconds",
+        "timeoutSeconds",
+        "periodSeconds",
+        "successThreshold",
+        "failureThreshold",
+    ] {
+        errors.non_negative(
+            &format!("{path}.{field}"),
+            int(probe, &format!("/{field}")).unwrap_or(0),
+        );
+    }
+    let successes = int(probe, "/successThreshold").unwrap_or(1);
+    if only_once && successes != 1 {
+        errors.push(FieldError::invalid(
+            format!("{path}.successThreshold"),
+            &successes.into(),
+            "must be 1",
+        ));
+    }
+    if let Some(grace) = int(probe, "/terminationGracePeriodSeconds").filter(|g| *g <= 0) {
+        let detail = "must be greater than 0";
+        errors.push(FieldError::invalid(
+            format!("{path}.terminationGracePeriodSeconds"),
+            &grace.into(),
+            detail,
+        ));
+    }
+}
+
+fn handler(value: &Value, path: &str, kinds: &[&str], errors: &mut ErrorList) {
+    let mut given = 0;
+    for kind in kinds {
+        let Some(handler) = value.get(kind) else { continue };
+        given += 1;
+        let path = format!("{path}.{kind}");
+        if given > 1 {
+            errors.push(FieldError::forbidden(
+                path,
+                "may not specify more than 1 handler type",
+            ));
+            continue;
+        }
+        match *kind {
+            "exec" if list(handler, "/command").is_empty() => {
+                errors.push(FieldError::required(format!("{path}.command"), ""));
+            }
+            "httpGet" => {
+                if text(handler, "/path").is_empty() {
+                    errors.push(FieldError::required(format!("{path}.path"), ""));
+                }
+                port_or_name(handler.get("port"), &format!("{path}.port"), errors);
+                errors.one_of(&format!("{path}.scheme"), text(handler, "/scheme"), &SCHEMES);
+            }
+            "tcpSocket" | "grpc" => port_or_name(handler.get("port"), &format!("{path}.port"), errors),
+            _ => {}
+        }
+    }
+    if given == 0 {
+        errors.push(FieldError::required(path, "must specify a handler type"));
+    }
+}
+
+/// A port number or a port's name.
+pub(crate) fn port_or_name(port: Option<&Value>, path: &str, errors: &mut ErrorList) {
+    match port {
+        Some(Value::String(name)) => errors.problems(path, name, port_name_problems(name)),
+        Some(value) => errors.in_range(path, value.as_i64().unwrap_or(0), 1, 65_535),
+        None => errors.in_range(path, 0, 1, 65_535),
+    }
+}
+
+/// Requests and limits of a container (or of a pod).
+pub(crate) fn resources(resources: &Value, path: &str, errors: &mut ErrorList) {
+    let parse = |value: &Value| value.as_str().and_then(|t| Quantity::parse(t).ok());
+    for kind in ["limits", "requests"] {
+        for (name, value) in map(resources, &format!("/{kind}")).into_iter().flatten() {
+            let at = format!("{path}.{kind}[{name}]");
+            resource_name(name, &at, errors);
+            let Some(amount) = parse(value) else { continue };
+            if amount.signum() < 0 {
+                errors.push(FieldError::invalid(at, value, crate::validation::NOT_NEGATIVE));
+                continue;
+            }
+            if is_extended(name) && !amount.is_integer() {
+                errors.push(FieldError::invalid(at, value, "must be an integer"));
+            }
+            if kind != "requests" {
+                continue;
+            }
+            let limit = resources.pointer("/limits").and_then(|l| l.get(name));
+            match limit.and_then(parse) {
+                Some(limit) if is_extended(name) && amount != limit => {
+                    let detail = format!("must be equal to {name} limit of {}", limit.canonical());
+                    errors.push(FieldError::invalid(format!("{path}.requests"), value, detail));
+                }
+                Some(limit) if amount > limit => {
+                    let detail = format!(
+                        "must be less than or equal to {name} limit of {}",
+                        limit.canonical()
+                    );
+                    errors.push(FieldError::invalid(format!("{path}.requests"), value, detail));
+                }
+                None if is_extended(name) => {
+                    errors.push(FieldError::required(
+                        format!("{path}.limits"),
+                        "Limit must be set for non overcommitable resources",
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn resource_name(name: &str, path: &str, errors: &mut ErrorList) {
+    if name.starts_with("hugepages-") {
+        return;
+    }
+    if name.contains('/') {
+        errors.problems(path, name, qualified_name_problems(name));
+    } else if !matches!(name, "cpu" | "memory" | "ephemeral-storage") {
+        let detail = "must be a standard resource type or fully qualified";
+        errors.push(FieldError::invalid(path, &name.into(), detail));
+        errors.push(FieldError::invalid(
+            path,
+            &name.into(),
+            "must be a standard resource for containers",
+        ));
+    }
+}
+
+/// Resources that the node cannot overcommit.
+fn is_extended(name: &str) -> bool {
+    name.starts_with("hugepages-") || name.contains('/') && !name.contains("kubernetes.io/")
+}
+
+fn string<'a>(container: &'a Object, field: &str) -> &'a str {
+    container.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+fn items<'a>(container: &'a Object, field: &str) -> &'a [Value] {
+    container
+        .get(field)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}

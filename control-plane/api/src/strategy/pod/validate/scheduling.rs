@@ -1,0 +1,252 @@
+//! Where a pod may run: selectors, affinity, tolerations, spread.
+
+use crate::meta::validate_labels;
+use crate::strategy::access::{int, list, map, text};
+use crate::validation::text::qualified_name_problems;
+use crate::validation::{ErrorList, FieldError};
+use serde_json::Value;
+
+/// All that steers scheduling.
+pub(super) fn scheduling(spec: &Value, path: &str, errors: &mut ErrorList) {
+    validate_labels(
+        map(spec, "/nodeSelector"),
+        &format!("{path}.nodeSelector"),
+        errors,
+    );
+    if let Some(affinity) = spec.get("affinity") {
+        node_affinity(affinity, &format!("{path}.affinity.nodeAffinity"), errors);
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            pod_affinity(affinity, kind, &format!("{path}.affinity.{kind}"), errors);
+        }
+    }
+    tolerations(list(spec, "/tolerations"), &format!("{path}.tolerations"), errors);
+    for (i, c) in list(spec, "/topologySpreadConstraints").iter().enumerate() {
+        let path = format!("{path}.topologySpreadConstraints[{i}]");
+        let skew = int(c, "/maxSkew").unwrap_or(0);
+        if skew <= 0 {
+            errors.push(FieldError::invalid(
+                format!("{path}.maxSkew"),
+                &skew.into(),
+                "must be greater than zero",
+            ));
+        }
+        let key = text(c, "/topologyKey");
+        if key.is_empty() {
+            errors.push(FieldError::required(
+                format!("{path}.topologyKey"),
+                "can not be empty",
+            ));
+        } else {
+            errors.problems(&format!("{path}.topologyKey"), key, qualified_name_problems(key));
+        }
+        let action = text(c, "/whenUnsatisfiable");
+        errors.one_of(
+            &format!("{path}.whenUnsatisfiable"),
+            action,
+            &["DoNotSchedule", "ScheduleAnyway"],
+        );
+    }
+    let gates = list(spec, "/schedulingGates");
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, gate) in gates.iter().enumerate() {
+        let (name, path) = (text(gate, "/name"), format!("{path}.schedulingGates[{i}]"));
+        errors.problems(&path, name, qualified_name_problems(name));
+        if seen.contains(&name) {
+            errors.push(FieldError::duplicate(path, &name.into()));
+        }
+        seen.push(name);
+    }
+    if !gates.is_empty() && !text(spec, "/nodeName").is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(format!("{path}.nodeName"), detail));
+    }
+}
+
+fn node_affinity(affinity: &Value, path: &str, errors: &mut ErrorList) {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    if let Some(selector) = affinity.pointer(&format!("/nodeAffinity/{required}")) {
+        node_selector(selector, &format!("{path}.{required}"), errors);
+    }
+    for (i, term) in list(affinity, &format!("/nodeAffinity/{preferred}"))
+        .iter()
+        .enumerate()
+    {
+        let path = format!("{path}.{preferred}[{i}]");
+        weight(term, &path, errors);
+        node_selector_term(
+            term.get("preference").unwrap_or(&Value::Null),
+            &format!("{path}.preference"),
+            errors,
+        );
+    }
+}
+
+/// A node selector, of a pod or a persistent volume.
+pub(crate) fn node_selector(selector: &Value, path: &str, errors: &mut ErrorList) {
+    let terms = list(selector, "/nodeSelectorTerms");
+    if terms.is_empty() {
+        let detail = "must have at least one node selector term";
+        errors.push(FieldError::required(format!("{path}.nodeSelectorTerms"), detail));
+    }
+    for (i, term) in terms.iter().enumerate() {
+        node_selector_term(term, &format!("{path}.nodeSelectorTerms[{i}]"), errors);
+    }
+}
+
+fn node_selector_term(term: &Value, path: &str, errors: &mut ErrorList) {
+    for field in ["matchExpressions", "matchFields"] {
+        for (i, requirement) in list(term, &format!("/{field}")).iter().enumerate() {
+            let path = format!("{path}.{field}[{i}]");
+            let values = list(requirement, "/values");
+            match text(requirement, "/operator") {
+                "In" | "NotIn" if values.is_empty() => {
+                    let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+                    errors.push(FieldError::required(format!("{path}.values"), detail));
+                }
+                "Exists" | "DoesNotExist" if !values.is_empty() => {
+                    let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                    errors.push(FieldError::forbidden(format!("{path}.values"), detail));
+                }
+                "Gt" | "Lt" if values.len() != 1 => {
+                    let detail = "must be specified single value when `operator` is 'Lt' or 'Gt'";
+                    errors.push(FieldError::required(format!("{path}.values"), detail));
+                }
+                "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+                other => errors.push(FieldError::invalid(
+                    format!("{path}.operator"),
+                    &other.into(),
+                    "not a valid selector operator",
+                )),
+            }
+            let key = text(requirement, "/key");
+            if field == "matchExpressions" {
+                errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+            } else if key != "metadata.name" {
+                errors.push(FieldError::invalid(
+                    format!("{path}.key"),
+                    &key.into(),
+                    "not a valid field selector key",
+                ));
+            }
+        }
+    }
+}
+
+fn weight(term: &Value, path: &str, errors: &mut ErrorList) {
+    let weight = int(term, "/weight").unwrap_or(0);
+    if !(1..=100).contains(&weight) {
+        errors.push(FieldError::invalid(
+            format!("{path}.weight"),
+            &weight.into(),
+            "must be in the range 1-100",
+        ));
+    }
+}
+
+fn pod_affinity(affinity: &Value, kind: &str, path: &str, errors: &mut ErrorList) {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    for (i, term) in list(affinity, &format!("/{kind}/{required}")).iter().enumerate() {
+        pod_affinity_term(term, &format!("{path}.{required}[{i}]"), errors);
+    }
+    for (i, term) in list(affinity, &format!("/{kind}/{preferred}")).iter().enumerate() {
+        let path = format!("{path}.{preferred}[{i}]");
+        weight(term, &path, errors);
+        let inner = term.get("podAffinityTerm").unwrap_or(&Value::Null);
+        pod_affinity_term(inner, &format!("{path}.podAffinityTerm"), errors);
+    }
+}
+
+fn pod_affinity_term(term: &Value, path: &str, errors: &mut ErrorList) {
+    if let Some(selector) = term.get("labelSelector") {
+        label_selector(selector, &format!("{path}.labelSelector"), errors);
+    }
+    let key = text(term, "/topologyKey");
+    if key.is_empty() {
+        errors.push(FieldError::required(
+            format!("{path}.topologyKey"),
+            "can not be empty",
+        ));
+    } else {
+        errors.problems(&format!("{path}.topologyKey"), key, qualified_name_problems(key));
+    }
+}
+
+/// A `metav1.LabelSelector`.
+pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut ErrorList) {
+    validate_labels(
+        map(selector, "/matchLabels"),
+        &format!("{path}.matchLabels"),
+        errors,
+    );
+    for (i, requirement) in list(selector, "/matchExpressions").iter().enumerate() {
+        let path = format!("{path}.matchExpressions[{i}]");
+        let values = list(requirement, "/values");
+        match text(requirement, "/operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.push(FieldError::required(format!("{path}.values"), detail));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.push(FieldError::forbidden(format!("{path}.values"), detail));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => {
+                let detail = "not a valid selector operator";
+                errors.push(FieldError::invalid(
+                    format!("{path}.operator"),
+                    &other.into(),
+                    detail,
+                ));
+            }
+        }
+        let key = text(requirement, "/key");
+        errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+    }
+}
+
+/// Tolerations, of a pod or a runtime class.
+pub(crate) fn tolerations(tolerations: &[Value], path: &str, errors: &mut ErrorList) {
+    for (i, t) in tolerations.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let (key, operator) = (text(t, "/key"), text(t, "/operator"));
+        if !key.is_empty() {
+            errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+        }
+        if key.is_empty() && operator != "Exists" {
+            let detail =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                &operator.into(),
+                detail,
+            ));
+        }
+        if t.get("tolerationSeconds").is_some() && text(t, "/effect") != "NoExecute" {
+            let detail = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            errors.push(FieldError::invalid(
+                format!("{path}.effect"),
+                &text(t, "/effect").into(),
+                detail,
+            ));
+        }
+        match operator {
+            "Exists" if !text(t, "/value").is_empty() => {
+                let detail = "value must be empty when `operator` is 'Exists'";
+                errors.push(FieldError::invalid(format!("{path}.operator"), t, detail));
+            }
+            "" | "Equal" | "Exists" => {}
+            other => errors.one_of(&format!("{path}.operator"), other, &["Equal", "Exists"]),
+        }
+        let effect = text(t, "/effect");
+        if !effect.is_empty() {
+            errors.one_of(
+                &format!("{path}.effect"),
+                effect,
+                &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+            );
+        }
+    }
+}

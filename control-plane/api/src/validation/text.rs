@@ -1,0 +1,288 @@
+//! The grammars of names, labels, keys and paths, with upstream's explanations.
+
+const QUALIFIED_NAME_MAX: usize = 63;
+const LABEL_VALUE_MAX: usize = 63;
+/// Longest RFC 1123 label.
+pub(crate) const DNS_LABEL_MAX: usize = 63;
+/// Longest RFC 1123 subdomain.
+pub(crate) const DNS_SUBDOMAIN_MAX: usize = 253;
+
+/// `must be no more than 63 characters`, as upstream words the length of names.
+pub(crate) fn max_len(max: usize) -> String {
+    format!("must be no more than {max} characters")
+}
+
+/// `must be between 1 and 65535, inclusive`.
+pub(crate) fn between(low: i64, high: i64) -> String {
+    format!("must be between {low} and {high}, inclusive")
+}
+
+fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
+    let examples = examples
+        .iter()
+        .map(|e| format!("'{e}', "))
+        .collect::<Vec<_>>()
+        .join(" or ");
+    format!("{message} (e.g. {examples}regex used for validation is '{regex}')")
+}
+
+fn is_alnum(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+}
+
+fn is_lower_alnum(b: u8) -> bool {
+    b.is_ascii_lowercase() || b.is_ascii_digit()
+}
+
+/// Starts and ends with `edge`, `middle` between.
+fn shaped(text: &str, edge: fn(u8) -> bool, middle: fn(u8) -> bool) -> bool {
+    let b = text.as_bytes();
+    match (b.first(), b.last()) {
+        (Some(&first), Some(&last)) => edge(first) && edge(last) && b.iter().all(|&c| middle(c)),
+        _ => false,
+    }
+}
+
+fn is_label_text(text: &str) -> bool {
+    shaped(text, is_alnum, |b| is_alnum(b) || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// What is wrong with `prefix/name`: label keys, annotation keys (lowered first), finalizers.
+pub(crate) fn qualified_name_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let parts: Vec<&str> = text.split('/').collect();
+    let name = match parts.as_slice() {
+        [name] => *name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                problems.push("prefix part must be non-empty".into());
+            } else {
+                problems.extend(
+                    subdomain_problems(prefix)
+                        .into_iter()
+                        .map(|p| format!("prefix part {p}")),
+                );
+            }
+            *name
+        }
+        _ => {
+            let why = regex_error(
+                "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+                "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]",
+                &["MyName", "my.name", "123-abc"],
+            )
+            .replacen("a valid label key must", "a qualified name must", 1);
+            return vec![format!(
+                "{why} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            )];
+        }
+    };
+    if name.is_empty() {
+        problems.push("name part must be non-empty".into());
+    } else if name.len() > QUALIFIED_NAME_MAX {
+        problems.push(format!("name part {}", max_len(QUALIFIED_NAME_MAX)));
+    }
+    if !is_label_text(name) {
+        problems.push(regex_error(
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+            "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]",
+            &["MyName", "my.name", "123-abc"],
+        ));
+    }
+    problems
+}
+
+/// What is wrong with a label value.
+pub(crate) fn label_value_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > LABEL_VALUE_MAX {
+        problems.push(max_len(LABEL_VALUE_MAX));
+    }
+    if !text.is_empty() && !is_label_text(text) {
+        problems.push(regex_error(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+            "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?",
+            &["MyValue", "my_value", "12345"],
+        ));
+    }
+    problems
+}
+
+/// RFC 1123 label.
+pub(crate) fn label_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > DNS_LABEL_MAX {
+        problems.push(max_len(DNS_LABEL_MAX));
+    }
+    if !shaped(text, is_lower_alnum, |b| is_lower_alnum(b) || b == b'-') {
+        problems.push(if subdomain_problems(text).is_empty() {
+            "must not contain dots".into()
+        } else {
+            regex_error(
+                "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
+                "[a-z0-9]([-a-z0-9]*[a-z0-9])?",
+                &["my-name", "123-abc"],
+            )
+        });
+    }
+    problems
+}
+
+/// RFC 1035 label.
+pub(crate) fn label_1035_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > DNS_LABEL_MAX {
+        problems.push(max_len(DNS_LABEL_MAX));
+    }
+    let right = shaped(text, is_lower_alnum, |b| is_lower_alnum(b) || b == b'-')
+        && text.as_bytes().first().is_some_and(u8::is_ascii_lowercase);
+    if !right {
+        problems.push(regex_error(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
+            "[a-z]([-a-z0-9]*[a-z0-9])?",
+            &["my-name", "abc-123"],
+        ));
+    }
+    problems
+}
+
+/// RFC 1123 subdomain.
+pub(crate) fn subdomain_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > DNS_SUBDOMAIN_MAX {
+        problems.push(max_len(DNS_SUBDOMAIN_MAX));
+    }
+    let label = |l: &str| shaped(l, is_lower_alnum, |b| is_lower_alnum(b) || b == b'-');
+    if !text.split('.').all(label) {
+        problems.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
+            r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        ));
+    }
+    problems
+}
+
+/// A name that is only a segment of a URL path (RBAC).
+pub(crate) fn path_segment_problems(text: &str) -> Vec<String> {
+    match text {
+        "." | ".." => vec![format!("may not be '{text}'")],
+        _ => ['/', '%']
+            .iter()
+            .filter(|c| text.contains(**c))
+            .map(|c| format!("may not contain '{c}'"))
+            .collect(),
+    }
+}
+
+/// Keys of ConfigMaps and Secrets.
+pub(crate) fn config_key_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > DNS_SUBDOMAIN_MAX {
+        problems.push(max_len(DNS_SUBDOMAIN_MAX));
+    }
+    if text.is_empty()
+        || !text
+            .bytes()
+            .all(|b| is_alnum(b) || matches!(b, b'-' | b'_' | b'.'))
+    {
+        problems.push(regex_error(
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
+            "[-._a-zA-Z0-9]+",
+            &["key.name", "KEY_NAME", "key-name"],
+        ));
+    }
+    match text {
+        "." | ".." => problems.push(format!("must not be '{text}'")),
+        t if t.starts_with("..") => problems.push("must not start with '..'".into()),
+        _ => {}
+    }
+    problems
+}
+
+/// Environment variable names (any printable ASCII but `=` since 1.34).
+pub(crate) fn env_var_name_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=') {
+        problems.push(regex_error(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='",
+            "^[ -<>-~]+$",
+            &[],
+        ).replace("(e.g. regex", "(regex"));
+    }
+    problems
+}
+
+/// IANA service names of ports.
+pub(crate) fn port_name_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > 15 {
+        problems.push("must be no more than 15 characters".into());
+    }
+    if !text.bytes().all(|b| is_lower_alnum(b) || b == b'-') {
+        problems.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    }
+    if !text.bytes().any(|b| b.is_ascii_lowercase()) {
+        problems.push("must contain at least one letter (a-z)".into());
+    }
+    if text.contains("--") {
+        problems.push("must not contain consecutive hyphens".into());
+    }
+    if text.starts_with('-') || text.ends_with('-') {
+        problems.push("must not begin or end with a hyphen".into());
+    }
+    problems
+}
+
+/// Sysctl names.
+pub(crate) fn is_sysctl_name(text: &str) -> bool {
+    let segment = |s: &str| {
+        shaped(s, is_lower_alnum, |b| {
+            is_lower_alnum(b) || matches!(b, b'-' | b'_')
+        })
+    };
+    text.len() <= 253 && text.split(['.', '/']).all(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grammars() {
+        let good = |f: fn(&str) -> Vec<String>, texts: &[&str]| {
+            for t in texts {
+                assert!(f(t).is_empty(), "{t:?}: {:?}", f(t));
+            }
+        };
+        let bad = |f: fn(&str) -> Vec<String>, texts: &[&str]| {
+            for t in texts {
+                assert!(!f(t).is_empty(), "{t:?}");
+            }
+        };
+        let long = "a".repeat(64);
+        good(qualified_name_problems, &["a", "A.b_c-9", "example.com/x", "1"]);
+        bad(
+            qualified_name_problems,
+            &["", "-a", "a-", "/a", "a/", "a/b/c", "Ex.com/a", "a b", &long],
+        );
+        good(label_value_problems, &["", "a", "A_b.c"]);
+        bad(label_value_problems, &["-a", "a b", "é", &long]);
+        good(label_problems, &["a", "0-a"]);
+        bad(label_problems, &["", "A", "a.b", "-a", "a-", &long]);
+        good(label_1035_problems, &["a1"]);
+        bad(label_1035_problems, &["1a", "a.b", ""]);
+        good(subdomain_problems, &["a.b-c.0", "a"]);
+        bad(subdomain_problems, &["", "a..b", ".a", "a_b", &"a.".repeat(127)]);
+        good(config_key_problems, &["a.b", "A_B", ".a"]);
+        bad(config_key_problems, &["", "a b", ".", "..", "..a"]);
+        good(port_name_problems, &["http", "a-1"]);
+        bad(
+            port_name_problems,
+            &["", "1", "a--b", "-a", "A", "abcdefghijklmnop"],
+        );
+        assert!(
+            is_sysctl_name("kernel.shm_rmid_forced") && !is_sysctl_name("foo-") && !is_sysctl_name("bar..")
+        );
+    }
+}

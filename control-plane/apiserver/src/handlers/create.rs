@@ -1,0 +1,132 @@
+//! Creation.
+
+use api::{
+    meta,
+    status::{self, Status},
+};
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    managed::{self, Parts, Tracking},
+    write::{encode_for_store, random_suffix, read_object, settle_namespace, strip_server_fields, ttl},
+};
+use crate::{
+    admission::{Attributes, Operation},
+    body::RequestBody,
+    context::{Context, now, store_error},
+    respond::{HttpResponse, written_response},
+    watch_cache::set_resource_version,
+};
+
+/// How often another name is tried when a generated one is taken.
+const GENERATE_ATTEMPTS: usize = 8;
+
+/// Creates the object in the body.
+pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
+    let dry_run = context.dry_run()?;
+    let object = read_object(context, body).await?;
+    let object = create_object(context, object, dry_run, Tracking::Update("")).await?;
+    Ok(written_response(context, StatusCode::CREATED, object))
+}
+
+/// Creates an object: defaults, admission, validation, store.
+pub(super) async fn create_object(
+    context: &mut Context,
+    mut object: Value,
+    dry_run: bool,
+    tracking: Tracking,
+) -> Result<Value, Status> {
+    settle_namespace(context, &mut object)?;
+    let resource = context.resource.clone();
+    if !meta::resource_version(&object).is_empty() {
+        return Err(status::unknown_error(
+            "resourceVersion should not be set on objects to be created",
+        ));
+    }
+    let generated = meta::name(&object).is_empty() && !meta::generate_name_base(&object).is_empty();
+    if generated {
+        rename(&mut object);
+    }
+    context.info.name = meta::name(&object).to_owned();
+
+    let given = managed::take(&mut object);
+    let metadata = meta::metadata_mut(&mut object);
+    strip_server_fields(metadata);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), meta::format_time(now()).into());
+
+    resource.strategy.default(&mut object);
+    let managed = match tracking {
+        Tracking::Applied => given,
+        Tracking::Update(_) => Parts::new(context, "")?.of_new(&object, given.as_ref()),
+    };
+    let attributes = Attributes::new(context, Operation::Create);
+    context.api.admit(&attributes, &mut object, None).await?;
+    resource.strategy.default(&mut object);
+    resource.strategy.prepare_for_create(&mut object);
+    managed::put(&mut object, managed);
+    let errors = resource.strategy.validate(&object);
+    if !errors.is_empty() {
+        return Err(status::invalid(
+            &resource.group,
+            &resource.kind,
+            meta::name(&object),
+            errors,
+        ));
+    }
+    let api = context.api.clone();
+    let key = resource.key(context.namespace(), meta::name(&object))?;
+    if !generated && context.cached()?.get(&key).is_some() {
+        // Said before anything is reserved: an address that the object itself holds is not what is wrong.
+        return Err(status::already_exists(
+            &resource.group,
+            &resource.plural,
+            meta::name(&object),
+        ));
+    }
+    let reservation = api.reserve(&resource, &mut object, None, dry_run)?;
+    context.warnings.extend(resource.strategy.warnings(&object));
+
+    for attempt in 1.. {
+        let key = resource.key(context.namespace(), meta::name(&object))?;
+        if dry_run {
+            return match context.cached()?.get(&key) {
+                Some(_) => Err(status::already_exists(
+                    &resource.group,
+                    &resource.plural,
+                    meta::name(&object),
+                )),
+                None => Ok(object),
+            };
+        }
+        let bytes = encode_for_store(&resource, &object)?;
+        match context.api.cache.store.create(&key, bytes, ttl(&resource)).await {
+            Ok(revision) => {
+                set_resource_version(&mut object, revision);
+                break;
+            }
+            Err(store::Error::AlreadyExists { .. }) if generated && attempt < GENERATE_ATTEMPTS => {
+                rename(&mut object);
+            }
+            Err(store::Error::AlreadyExists { .. }) => {
+                let name = meta::name(&object);
+                return Err(match generated {
+                    true => status::generate_name_conflict(&resource.group, &resource.plural, name),
+                    false => status::already_exists(&resource.group, &resource.plural, name),
+                });
+            }
+            Err(error) => return Err(store_error(&error)),
+        }
+    }
+    reservation.keep();
+    Ok(object)
+}
+
+fn rename(object: &mut Value) {
+    let name = meta::generate_name(meta::generate_name_base(object), &random_suffix());
+    meta::metadata_mut(object).insert("name".to_owned(), name.into());
+}

@@ -1,0 +1,105 @@
+//! Patches: JSON patch, merge patch, strategic merge patch (and apply, by [`super::apply`]). Applied to what is there, and again when that changed meanwhile.
+
+use api::{
+    decode::{Decoded, FieldValidation, decode_value},
+    patch::{json_patch, merge_patch, strategic_merge},
+    registry::Resource,
+    status::{self, Status},
+    validation::ErrorKind,
+};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    apply, managed,
+    update::{change, tracking},
+};
+use crate::{
+    body::RequestBody,
+    context::{Context, invalid_option, read_body},
+    negotiation::content_type,
+    respond::{HttpResponse, written_response},
+};
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
+
+/// A patch that has been read.
+enum Patch {
+    Json(Bytes),
+    Merge(Value),
+    Strategic(Value),
+}
+
+/// Patches the object that the path names.
+pub(super) async fn patch(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
+    let dry_run = context.dry_run()?;
+    let mode = context.field_validation()?;
+    let kind = content_type(&context.headers).to_owned();
+    if kind == apply::CONTENT_TYPE {
+        return apply::apply(context, body).await;
+    }
+    if !context.query("force").is_empty() {
+        return Err(invalid_option(
+            ("meta.k8s.io", "PatchOptions"),
+            ErrorKind::Forbidden,
+            "force",
+            "",
+            "may not be specified for non-apply patch",
+        ));
+    }
+    let bytes = read_body(body).await?;
+    let value = || {
+        serde_json::from_slice(&bytes)
+            .map_err(|error| status::bad_request(format!("error decoding patch: {error}")))
+    };
+    let patch = match kind.as_str() {
+        JSON_PATCH => Patch::Json(bytes.clone()),
+        MERGE_PATCH => Patch::Merge(value()?),
+        STRATEGIC_MERGE_PATCH => Patch::Strategic(value()?),
+        _ => {
+            return Err(status::unsupported_media_type(&[
+                JSON_PATCH,
+                MERGE_PATCH,
+                STRATEGIC_MERGE_PATCH,
+                apply::CONTENT_TYPE,
+            ]));
+        }
+    };
+    let resource = context.resource.clone();
+    let warnings = parking_lot::Mutex::new(Vec::new());
+    let tracking = tracking(&context.info.subresource);
+    let updated = change(context, dry_run, tracking, |old| {
+        let decoded = patched(&resource, &patch, old, mode)?;
+        *warnings.lock() = decoded.warnings;
+        Ok(decoded.value)
+    })
+    .await?;
+    context.warnings.extend(warnings.into_inner());
+    Ok(written_response(context, StatusCode::OK, updated))
+}
+
+/// The object as the patch leaves it, checked like any object that a client sends.
+fn patched(
+    resource: &Resource,
+    patch: &Patch,
+    old: &Value,
+    mode: FieldValidation,
+) -> Result<Decoded, Status> {
+    let patched = match patch {
+        Patch::Json(bytes) => json_patch(old, bytes)?,
+        Patch::Merge(patch) => merge_patch(old, patch),
+        Patch::Strategic(patch) => strategic_merge(old, patch, resource.schema)?,
+    };
+    // Decoding leaves empty lists out, but this one asks for something.
+    let forget = patched["metadata"]["managedFields"]
+        .as_array()
+        .is_some_and(Vec::is_empty);
+    let mut decoded = decode_value(patched, resource.expected(), mode)?;
+    if forget {
+        managed::put(&mut decoded.value, Some(Value::Array(Vec::new())));
+    }
+    Ok(decoded)
+}

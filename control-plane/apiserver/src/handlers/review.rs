@@ -1,0 +1,188 @@
+//! Reviews: who is this, and may they? Answered by the same authenticator and authorizer that serve requests.
+
+use api::{
+    registry::{Resource, Verb},
+    status::{self, Status},
+    validation::ErrorKind,
+};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::write::read_object;
+use crate::{
+    authn::{SYSTEM_MASTERS, UserInfo},
+    authz::{self, Attributes, Decision},
+    body::RequestBody,
+    context::{Context, invalid_option, now},
+    respond::{HttpResponse, typed_response},
+};
+
+/// Whether a resource is a question and not an object.
+pub(super) fn is_review(resource: &Resource) -> bool {
+    matches!(
+        resource.group.as_ref(),
+        "authentication.k8s.io" | "authorization.k8s.io"
+    ) && !resource.verbs.contains(Verb::Get)
+}
+
+/// Answers the review in the body.
+pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
+    let mut review = read_object(context, body).await?;
+    let plural = context.resource.plural.clone();
+    review["status"] = match plural.as_ref() {
+        "tokenreviews" => token(context, &review["spec"])?,
+        "selfsubjectreviews" => json!({"userInfo": user_info(&context.user)}),
+        "selfsubjectrulesreviews" => rules(context),
+        "selfsubjectaccessreviews" => access(context, &context.user, &review["spec"])?,
+        "subjectaccessreviews" => access(context, &subject(&review["spec"])?, &review["spec"])?,
+        "localsubjectaccessreviews" => {
+            let namespace = review["spec"]["resourceAttributes"]["namespace"]
+                .as_str()
+                .unwrap_or_default();
+            if namespace != context.info.namespace {
+                return Err(invalid(
+                    "authorization.k8s.io",
+                    "LocalSubjectAccessReview",
+                    ErrorKind::Invalid,
+                    "spec.resourceAttributes.namespace",
+                    "must match metadata.namespace",
+                ));
+            }
+            access(context, &subject(&review["spec"])?, &review["spec"])?
+        }
+        _ => return Err(status::method_not_allowed()),
+    };
+    let mut output = context.output;
+    output.form = Default::default();
+    Ok(typed_response(
+        StatusCode::CREATED,
+        output,
+        context.resource.schema,
+        &review,
+    ))
+}
+
+fn token(context: &Context, spec: &Value) -> Result<Value, Status> {
+    let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
+        return Err(invalid(
+            "authentication.k8s.io",
+            "TokenReview",
+            ErrorKind::Required,
+            "spec.token",
+            "",
+        ));
+    };
+    let Some(tokens) = &context.api.tokens else {
+        return Ok(json!({"user": {}}));
+    };
+    let mut audiences = texts(&spec["audiences"]);
+    if audiences.is_empty() {
+        audiences = tokens.audiences().to_vec();
+    }
+    Ok(
+        match tokens.verify(token, &audiences, &context.api.cache, now()) {
+            Ok(verified) => json!({
+                "authenticated": true, "user": user_info(&verified.user), "audiences": verified.audiences,
+            }),
+            Err(error) => json!({"user": {}, "error": error}),
+        },
+    )
+}
+
+fn access(context: &Context, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
+    let resource = &spec["resourceAttributes"];
+    let path = &spec["nonResourceAttributes"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let attributes = match (resource.is_object(), path.is_object()) {
+        (true, false) => Attributes {
+            verb: text(&resource["verb"]),
+            group: text(&resource["group"]),
+            resource: text(&resource["resource"]),
+            subresource: text(&resource["subresource"]),
+            namespace: text(&resource["namespace"]),
+            name: text(&resource["name"]),
+            path: None,
+            field_selector: resource["fieldSelector"]["rawSelector"]
+                .as_str()
+                .map(str::to_owned),
+        },
+        (false, true) => Attributes {
+            verb: text(&path["verb"]),
+            path: Some(text(&path["path"])),
+            ..Attributes::default()
+        },
+        _ => {
+            return Err(invalid(
+                "authorization.k8s.io",
+                &context.resource.kind,
+                ErrorKind::Invalid,
+                "spec.resourceAttributes",
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            ));
+        }
+    };
+    Ok(match authz::authorize(user, &attributes, &context.api.cache) {
+        Decision::Allow => json!({"allowed": true}),
+        Decision::Deny(reason) if reason.is_empty() => json!({"allowed": false}),
+        Decision::Deny(reason) => json!({"allowed": false, "reason": reason}),
+    })
+}
+
+/// Whom a review asks about.
+fn subject(spec: &Value) -> Result<UserInfo, Status> {
+    let name = spec["user"].as_str().unwrap_or_default();
+    let groups = texts(&spec["groups"]);
+    if name.is_empty() && groups.is_empty() {
+        return Err(invalid(
+            "authorization.k8s.io",
+            "SubjectAccessReview",
+            ErrorKind::Invalid,
+            "spec.user",
+            "at least one of user or group must be specified",
+        ));
+    }
+    Ok(UserInfo {
+        name: name.to_owned(),
+        groups,
+        ..UserInfo::default()
+    })
+}
+
+/// What one may do, as far as it is known without asking for each object.
+fn rules(context: &Context) -> Value {
+    let everything = context.user.in_group(SYSTEM_MASTERS);
+    let (resources, paths) = if everything {
+        (
+            json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]),
+            json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]),
+        )
+    } else {
+        (json!([]), json!([]))
+    };
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": !everything})
+}
+
+fn user_info(user: &UserInfo) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.clone().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn invalid(group: &str, kind: &str, error: ErrorKind, path: &str, why: &str) -> Status {
+    invalid_option((group, kind), error, path, "\"\"", why)
+}

@@ -1,0 +1,186 @@
+//! What all writes share: reading the body, system metadata, encoding for the store, compare and swap.
+
+use std::{sync::Arc, time::Duration};
+
+use api::{
+    decode::{Expected, decode, decode_value},
+    meta,
+    registry::Resource,
+    status::{self, Status},
+};
+use bytes::Bytes;
+use rand::RngExt;
+use serde_json::{Map, Value};
+use store::Revision;
+
+use crate::{
+    body::RequestBody,
+    context::{Context, read_body, store_error},
+    negotiation, protobuf,
+    watch_cache::{Object, convert_from, convert_to, encode, set_resource_version},
+};
+
+/// How long an Event is kept.
+const EVENT_TTL: Duration = Duration::from_secs(3600);
+/// How often a change is tried again when others change the object too.
+const MODIFY_ATTEMPTS: usize = 30;
+
+/// Reads the request's object.
+pub(super) async fn read_object(context: &mut Context, body: RequestBody) -> Result<Value, Status> {
+    let resource = context.resource.clone();
+    read_expected(context, body, resource.expected()).await
+}
+
+/// Reads an object of another kind than the resource's: what a subresource takes.
+pub(super) async fn read_expected(
+    context: &mut Context,
+    body: RequestBody,
+    expected: Expected<'_>,
+) -> Result<Value, Status> {
+    let mode = context.field_validation()?;
+    let decoded = if negotiation::content_type(&context.headers) == protobuf::CONTENT_TYPE {
+        let bytes = read_body(body).await?;
+        let unreadable = |error: protobuf::Error| {
+            status::bad_request(format!("unable to decode the protobuf body: {error}"))
+        };
+        let object = protobuf::open(&bytes).and_then(|envelope| envelope.object(expected.schema));
+        decode_value(object.map_err(unreadable)?, expected, mode)?
+    } else {
+        let media = negotiation::media(&context.headers)?;
+        decode(&read_body(body).await?, media, expected, mode)?
+    };
+    context.warnings.extend(decoded.warnings);
+    Ok(decoded.value)
+}
+
+/// Checks the namespace of a body against the path and fills it in.
+pub(super) fn settle_namespace(context: &Context, object: &mut Value) -> Result<(), Status> {
+    let asked = context.namespace().unwrap_or_default();
+    let given = meta::namespace(object);
+    if !context.resource.namespaced {
+        meta::metadata_mut(object).remove("namespace");
+        return Ok(());
+    }
+    if given != asked {
+        if !given.is_empty() {
+            return Err(status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        meta::metadata_mut(object).insert("namespace".to_owned(), asked.into());
+    }
+    Ok(())
+}
+
+/// Removes what clients may send but the server alone decides.
+pub(super) fn strip_server_fields(metadata: &mut Map<String, Value>) {
+    metadata.remove("selfLink");
+}
+
+/// The suffix of a generated name.
+pub(crate) fn random_suffix() -> String {
+    let mut random = rand::rng();
+    let alphabet = meta::SUFFIX_ALPHABET;
+    (0..5)
+        .map(|_| char::from(alphabet[random.random_range(0..alphabet.len())]))
+        .collect()
+}
+
+/// The bytes that the store keeps: in the storage version, without a resourceVersion.
+pub(super) fn encode_for_store(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
+    let mut stored = convert_from(resource, object.clone())?;
+    meta::metadata_mut(&mut stored).remove("resourceVersion");
+    match stored.as_object() {
+        Some(object) => Ok(encode(object)),
+        None => Err(status::internal_error("the object is not an object")),
+    }
+}
+
+/// How long the store keeps an object of this resource; `None` means until it is deleted.
+pub(super) fn ttl(resource: &Resource) -> Option<Duration> {
+    (resource.storage.prefix == "/registry/events/").then_some(EVENT_TTL)
+}
+
+/// Replaces an object; `Ok(None)` means that somebody else was faster.
+pub(super) async fn swap(
+    context: &Context,
+    current: &Object,
+    new: &mut Value,
+) -> Result<Option<Revision>, Status> {
+    let bytes = encode_for_store(&context.resource, new)?;
+    let store = &context.api.cache.store;
+    match store
+        .update(&current.key, bytes, current.revision, ttl(&context.resource))
+        .await
+    {
+        Ok(revision) => {
+            set_resource_version(new, revision);
+            Ok(Some(revision))
+        }
+        Err(store::Error::Conflict { .. }) => Ok(None),
+        Err(error) => Err(store_error(&error)),
+    }
+}
+
+/// Removes an object; `false` means that it changed meanwhile.
+pub(super) async fn remove(context: &Context, current: &Object) -> Result<Option<Revision>, Status> {
+    match context
+        .api
+        .cache
+        .store
+        .delete(&current.key, current.revision)
+        .await
+    {
+        Ok(revision) => Ok(Some(revision)),
+        Err(store::Error::Conflict { .. }) => Ok(None),
+        Err(error) => Err(store_error(&error)),
+    }
+}
+
+/// Gives back what an object had that is gone.
+pub(super) fn deleted(context: &Context, object: &Value) {
+    if context.resource.plural == "services" && context.resource.group.is_empty() {
+        context.api.services.release(object);
+    }
+}
+
+/// Changes an object that the path names by the rules of a subresource alone, without admission or validation.
+pub(super) async fn modify(
+    context: &Context,
+    mut change: impl FnMut(&mut Value) -> Result<(), Status> + Send,
+) -> Result<Value, Status> {
+    for _ in 0..MODIFY_ATTEMPTS {
+        let current = context.current().await?;
+        let mut object = decode_current(context, &current)?;
+        change(&mut object)?;
+        if swap(context, &current, &mut object).await?.is_some() {
+            return Ok(object);
+        }
+    }
+    Err(status::modified(
+        &context.resource.group,
+        &context.resource.plural,
+        &context.info.name,
+    ))
+}
+
+/// The current object in the version of the resource.
+pub(super) fn decode_current(context: &Context, current: &Arc<Object>) -> Result<Value, Status> {
+    convert_to(&context.resource, current.value())
+}
+
+/// Whether an object that is being deleted has nothing left to wait for.
+pub(super) fn is_done(object: &Value) -> bool {
+    !meta::deletion_timestamp(object).is_empty()
+        && meta::deletion_grace_period_seconds(object).unwrap_or(0) == 0
+        && !has_finalizers(object)
+}
+
+/// Whether somebody has to agree before the object may go.
+pub(super) fn has_finalizers(object: &Value) -> bool {
+    let namespace = object["kind"] == "Namespace"
+        && object["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|finalizers| !finalizers.is_empty());
+    namespace || meta::finalizers(object).next().is_some()
+}

@@ -1,0 +1,207 @@
+//! The body of a list: a head, the items one after the other as they are sent, and an end. The whole is never in memory.
+
+use std::sync::Arc;
+
+use api::{
+    registry::Resource,
+    schema::TypeRef,
+    status::Status,
+    table::{partial_object_metadata, table},
+};
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    body::{Body, BoxError},
+    context::{Context, now},
+    negotiation::{Encoding, Form, Output},
+    protobuf::encode,
+    respond::{HttpResponse, is_stored_version, meta_type, response, value_response},
+    watch_cache::{self, Object, convert_to, without_type},
+};
+
+/// What a list is made of.
+pub(crate) enum Item {
+    /// An object of the cache.
+    Cached(Arc<Object>),
+    /// An object in the version of the resource.
+    Value(Value),
+}
+
+/// A list in the form and the encoding that were asked for.
+pub(crate) fn list_response(
+    context: &Context,
+    metadata: Map<String, Value>,
+    items: Vec<Item>,
+) -> Result<HttpResponse, Status> {
+    let writer = Writer {
+        resource: context.resource.clone(),
+        output: context.output,
+    };
+    let body = match context.output.encoding {
+        Encoding::Json => writer.json(metadata, items),
+        Encoding::Protobuf => writer.protobuf(metadata, items)?,
+        // For people's eyes: these encoders want a whole value.
+        Encoding::Pretty | Encoding::Yaml => {
+            let whole = writer.whole(metadata, &items)?;
+            return Ok(value_response(StatusCode::OK, context.output, &whole));
+        }
+    };
+    Ok(response(StatusCode::OK, context.output.content_type(), body))
+}
+
+struct Writer {
+    resource: Arc<Resource>,
+    output: Output,
+}
+
+impl Writer {
+    /// The kind and the version of the list.
+    fn list_type(&self) -> (&str, String) {
+        match self.output.form {
+            Form::Object => (&self.resource.list_kind, self.resource.api_version()),
+            Form::Metadata => ("PartialObjectMetadataList", META_V1.to_owned()),
+            Form::Table(_) => ("Table", META_V1.to_owned()),
+        }
+    }
+
+    /// An item as the list shows it.
+    fn shown(&self, item: &Item) -> Result<Value, Status> {
+        let value = match item {
+            Item::Cached(object) => convert_to(&self.resource, object.value())?,
+            Item::Value(value) => value.clone(),
+        };
+        Ok(match self.output.form {
+            Form::Object => value,
+            Form::Metadata => partial_object_metadata(&value),
+            Form::Table(include) => {
+                let rows = std::iter::once(&value);
+                let mut table = table(&self.resource, rows, Value::Null, include, false, now());
+                table["rows"][0].take()
+            }
+        })
+    }
+
+    fn whole(&self, metadata: Map<String, Value>, items: &[Item]) -> Result<Value, Status> {
+        let items: Vec<Value> = items
+            .iter()
+            .map(|item| self.shown(item))
+            .collect::<Result<_, _>>()?;
+        if let Form::Table(include) = self.output.form {
+            let nothing = std::iter::empty();
+            let mut table = table(&self.resource, nothing, metadata.into(), include, true, now());
+            table["rows"] = items.into();
+            return Ok(table);
+        }
+        let (kind, api_version) = self.list_type();
+        Ok(json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items}))
+    }
+
+    fn json(self, metadata: Map<String, Value>, items: Vec<Item>) -> Body {
+        let plain = self.output.is_plain() && is_stored_version(&self.resource);
+        if plain && items.iter().all(|item| matches!(item, Item::Cached(_))) {
+            return self.joined(&metadata, &items);
+        }
+        let (kind, api_version) = self.list_type();
+        let (columns, items_name) = match self.output.form {
+            Form::Table(include) => {
+                let nothing = std::iter::empty();
+                let head = table(&self.resource, nothing, Value::Null, include, true, now());
+                let columns = format!(r#""columnDefinitions":{},"#, head["columnDefinitions"]);
+                (columns, "rows")
+            }
+            Form::Object | Form::Metadata => (String::new(), "items"),
+        };
+        let metadata = Value::Object(metadata);
+        let head = format!(
+            r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},{columns}"{items_name}":["#
+        );
+        let mut first = true;
+        let items = items.into_iter().map(move |item| {
+            let value = self.shown(&item).map_err(BoxError::from)?;
+            let mut bytes = Vec::with_capacity(1024);
+            if !std::mem::replace(&mut first, false) {
+                bytes.push(b',');
+            }
+            serde_json::to_writer(&mut bytes, &value)?;
+            Ok(Bytes::from(bytes))
+        });
+        let head = std::iter::once(Ok(Bytes::from(head)));
+        let tail = std::iter::once(Ok(Bytes::from_static(b"]}\n")));
+        Body::lazy(head.chain(items).chain(tail), None)
+    }
+
+    /// A list written around the bytes that the cache holds.
+    fn joined(&self, metadata: &Map<String, Value>, items: &[Item]) -> Body {
+        let (kind, api_version) = self.list_type();
+        let metadata = watch_cache::encode(metadata);
+        let metadata = String::from_utf8_lossy(&metadata);
+        let head =
+            format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{metadata},"items":["#);
+        let mut chunks = Vec::with_capacity(items.len() * 2 + 2);
+        chunks.push(Bytes::from(head));
+        for item in items {
+            if let Item::Cached(object) = item {
+                let first = chunks.len() == 1;
+                chunks.push(Bytes::from_static(if first { b"{" } else { b",{" }));
+                chunks.push(without_type(&object.body, &api_version, &self.resource.kind));
+            }
+        }
+        chunks.push(Bytes::from_static(b"]}\n"));
+        Body::chunks(chunks)
+    }
+
+    /// The envelope begins with the length of everything, so the items are encoded twice: once to be measured (which a
+    /// cached object remembers), once to be sent.
+    fn protobuf(self, metadata: Map<String, Value>, items: Vec<Item>) -> Result<Body, Status> {
+        let lengths: Vec<usize> = items
+            .iter()
+            .map(|item| self.length(item))
+            .collect::<Result<_, _>>()?;
+        let (kind, api_version) = self.list_type();
+        let (head, tail) = encode::list_frame(&api_version, kind, &metadata, lengths.iter().copied());
+        let items_length: usize = lengths
+            .iter()
+            .map(|length| encode::item_head(*length).len() + length)
+            .sum();
+        let total = (head.len() + items_length + tail.len()) as u64;
+        let items = items.into_iter().map(move |item| {
+            let message = self.message(&item).map_err(BoxError::from)?;
+            let mut bytes = encode::item_head(message.len());
+            bytes.extend_from_slice(&message);
+            Ok(Bytes::from(bytes))
+        });
+        let head = std::iter::once(Ok(Bytes::from(head)));
+        let tail = std::iter::once(Ok(Bytes::from(tail)));
+        Ok(Body::lazy(head.chain(items).chain(tail), Some(total)))
+    }
+
+    fn length(&self, item: &Item) -> Result<usize, Status> {
+        let measure = || self.message(item).map(|message| message.len());
+        match item {
+            Item::Cached(object) if self.output.form == Form::Object && is_stored_version(&self.resource) => {
+                object.protobuf_length(measure)
+            }
+            _ => measure(),
+        }
+    }
+
+    fn message(&self, item: &Item) -> Result<Vec<u8>, Status> {
+        let shown = self.shown(item)?;
+        let nothing = Map::new();
+        Ok(encode::message(
+            self.item_schema(),
+            shown.as_object().unwrap_or(&nothing),
+        ))
+    }
+
+    fn item_schema(&self) -> TypeRef {
+        match self.output.form {
+            Form::Object | Form::Table(_) => self.resource.schema,
+            Form::Metadata => meta_type("PartialObjectMetadata").unwrap_or(self.resource.schema),
+        }
+    }
+}
+
+const META_V1: &str = "meta.k8s.io/v1";

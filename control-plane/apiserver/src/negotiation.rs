@@ -1,0 +1,283 @@
+//! What the client wants back, read off its `Accept` header, and what it sent, read off `Content-Type`.
+
+use api::{
+    decode::Media,
+    status::{self, Status},
+    table::IncludeObject,
+};
+use http::{HeaderMap, Uri, header};
+
+use crate::{
+    protobuf,
+    request_info::{query, truthy},
+};
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Encoding {
+    #[default]
+    Json,
+    /// Indented JSON, for people.
+    Pretty,
+    Yaml,
+    Protobuf,
+}
+
+/// What of an object is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Form {
+    /// The object itself.
+    #[default]
+    Object,
+    /// A `meta.k8s.io/v1` Table.
+    Table(IncludeObject),
+    /// A `meta.k8s.io/v1` PartialObjectMetadata.
+    Metadata,
+}
+
+/// The answer that was negotiated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Output {
+    pub(crate) encoding: Encoding,
+    pub(crate) form: Form,
+}
+
+impl Output {
+    /// Whether cached bytes can be sent as they are.
+    pub(crate) fn is_plain(self) -> bool {
+        self == Output::default()
+    }
+
+    pub(crate) fn content_type(self) -> &'static str {
+        match self.encoding {
+            Encoding::Json | Encoding::Pretty => "application/json",
+            Encoding::Yaml => "application/yaml",
+            Encoding::Protobuf => protobuf::CONTENT_TYPE,
+        }
+    }
+
+    /// The content type of a watch.
+    pub(crate) fn stream_content_type(self) -> &'static str {
+        match self.encoding {
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => self.content_type(),
+        }
+    }
+}
+
+/// The media types an answer can have, as error messages list them.
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", protobuf::CONTENT_TYPE];
+
+/// The media types a watch can have.
+const ACCEPTED_STREAMS: &[&str] = &["application/json", protobuf::CONTENT_TYPE];
+
+/// One entry of an `Accept` header.
+pub(crate) struct MediaRange<'a> {
+    pub(crate) media_type: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality_millis: u32,
+}
+
+impl<'a> MediaRange<'a> {
+    /// The value of a parameter, empty when it is not given.
+    pub(crate) fn parameter(&self, name: &str) -> &'a str {
+        self.parameters
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map_or("", |(_, value)| *value)
+    }
+}
+
+/// The entries of all `Accept` headers, the preferred ones first.
+pub(crate) fn accepted(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
+    let mut ranges: Vec<MediaRange<'_>> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|entry| {
+            let mut parts = entry.split(';').map(str::trim);
+            let media_type = parts.next().filter(|media_type| !media_type.is_empty())?;
+            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+            let quality = parameters.iter().find(|(key, _)| *key == "q");
+            let quality = quality.map_or(Ok(1.0), |(_, value)| value.parse::<f32>()).ok()?;
+            Some(MediaRange {
+                media_type,
+                parameters,
+                quality_millis: (quality * 1000.0) as u32,
+            })
+        })
+        .filter(|range| range.quality_millis > 0)
+        .collect();
+    // A stable sort: equal quality keeps the order of the header.
+    ranges.sort_by_key(|range| std::cmp::Reverse(range.quality_millis));
+    ranges
+}
+
+/// Chooses the answer's form; the first entry that can be served wins. A Table has no protobuf form, a watch none in YAML.
+pub(crate) fn output(headers: &HeaderMap, uri: &Uri, is_watch: bool) -> Result<Output, Status> {
+    let ranges = accepted(headers);
+    if ranges.is_empty() {
+        return Ok(Output {
+            encoding: json_encoding(uri),
+            form: Form::Object,
+        });
+    }
+    for range in &ranges {
+        let encoding = match range.media_type {
+            "application/json" | "*/*" | "application/*" => json_encoding(uri),
+            "application/yaml" if !is_watch => Encoding::Yaml,
+            protobuf::CONTENT_TYPE => Encoding::Protobuf,
+            _ => continue,
+        };
+        let meta_v1 = range.parameter("g") == "meta.k8s.io" && range.parameter("v") == "v1";
+        let form = match range.parameter("as") {
+            "" => Form::Object,
+            "Table" if meta_v1 && encoding != Encoding::Protobuf => {
+                let include = query(uri, "includeObject").unwrap_or_default();
+                let include = IncludeObject::parse(&include).ok_or_else(|| {
+                    status::bad_request(format!(
+                        "unrecognized includeObject value: {}",
+                        status::quote(&include)
+                    ))
+                })?;
+                Form::Table(include)
+            }
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if meta_v1 => Form::Metadata,
+            _ => continue,
+        };
+        return Ok(Output { encoding, form });
+    }
+    Err(status::not_acceptable(if is_watch {
+        ACCEPTED_STREAMS
+    } else {
+        ACCEPTED
+    }))
+}
+
+fn json_encoding(uri: &Uri) -> Encoding {
+    if query(uri, "pretty").is_some_and(|value| truthy(&value)) {
+        Encoding::Pretty
+    } else {
+        Encoding::Json
+    }
+}
+
+/// Whether the client reads gzip.
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|entry| {
+            let mut parts = entry.split(';').map(str::trim);
+            let refused = |part: &str| {
+                part.strip_prefix("q=")
+                    .and_then(|quality| quality.parse::<f32>().ok())
+                    .is_some_and(|quality| quality == 0.0)
+            };
+            parts.next() == Some("gzip") && !parts.any(refused)
+        })
+}
+
+/// The `Content-Type` without parameters; empty when there is none.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// How a request body is written.
+pub(crate) fn media(headers: &HeaderMap) -> Result<Media, Status> {
+    match content_type(headers) {
+        "" | "application/json" => Ok(Media::Json),
+        "application/yaml" => Ok(Media::Yaml),
+        _ => Err(status::unsupported_media_type(ACCEPTED)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(accept: &str, expect: Option<Form>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, accept.parse().unwrap());
+        let output = output(&headers, &"/".parse().unwrap(), false);
+        assert_eq!(output.ok().map(|output| output.form), expect, "{accept}");
+    }
+
+    #[test]
+    fn forms() {
+        let table = Form::Table(IncludeObject::Metadata);
+        check("application/json", Some(Form::Object));
+        check("*/*", Some(Form::Object));
+        check(
+            "application/vnd.kubernetes.protobuf, application/json",
+            Some(Form::Object),
+        );
+        check("application/vnd.kubernetes.protobuf", Some(Form::Object));
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
+            None,
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+            Some(Form::Metadata),
+        );
+        check("text/html", None);
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
+            Some(table),
+        );
+        check(
+            "application/json;as=Table;v=v9;g=meta.k8s.io,application/json",
+            Some(Form::Object),
+        );
+        check("application/json;as=Table;v=v9;g=meta.k8s.io", None);
+        check(
+            "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+            Some(Form::Metadata),
+        );
+        check(
+            "application/json;q=0.5, application/json;as=Table;g=meta.k8s.io;v=v1;q=0.9",
+            Some(table),
+        );
+    }
+
+    #[test]
+    fn encodings() {
+        for (accept, is_watch, expect) in [
+            (
+                "application/vnd.kubernetes.protobuf, application/json",
+                false,
+                Some(Encoding::Protobuf),
+            ),
+            (
+                "application/json, application/vnd.kubernetes.protobuf",
+                true,
+                Some(Encoding::Json),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf;stream=watch",
+                true,
+                Some(Encoding::Protobuf),
+            ),
+            (
+                "application/json;q=0.1, application/yaml",
+                false,
+                Some(Encoding::Yaml),
+            ),
+            ("application/yaml, application/json", true, Some(Encoding::Json)),
+            ("application/yaml", true, None),
+            ("application/cbor", false, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            let output = output(&headers, &"/".parse().unwrap(), is_watch);
+            assert_eq!(output.ok().map(|output| output.encoding), expect, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Sockets, TLS and HTTP: from an accepted connection to requests in the pipeline.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::{ServerConfig, server::WebPkiClientVerifier};
+use tokio::{net::TcpListener, net::TcpStream, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    authn::{UserInfo, x509},
+    body::request_body,
+    context::Api,
+    pipeline,
+    server::{Error, read_certificates, read_key, required},
+};
+
+/// A handshake that takes longer is given up.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client's informers share one connection: each watch is a stream of it.
+const STREAMS_MAX: u32 = 1000;
+/// Receive windows: they cost memory only while a client sends faster than it is read.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// How much of a response may wait for a slow connection.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// An idle connection is probed this often, and closed when it stays silent.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Sockets that are bound, with TLS ready.
+pub struct Listening {
+    api: Arc<Api>,
+    acceptor: TlsAcceptor,
+    listeners: Vec<TcpListener>,
+}
+
+/// Binds the configured address, takes over the inherited sockets, reads the certificates.
+pub(crate) async fn listen(api: Arc<Api>) -> Result<Listening, Error> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls(&api)?));
+    let address = SocketAddr::new(api.config.bind_address, api.config.secure_port);
+    let bound = TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Bind { address, source })?;
+    let mut listeners = vec![bound];
+    listeners.extend(inherited()?);
+    Ok(Listening {
+        api,
+        acceptor,
+        listeners,
+    })
+}
+
+impl Listening {
+    /// The addresses that are listened on.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+
+    /// Serves until dropped.
+    pub async fn run(self) {
+        let mut tasks = JoinSet::new();
+        for listener in self.listeners {
+            tasks.spawn(accept(self.api.clone(), self.acceptor.clone(), listener));
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(api: Arc<Api>, acceptor: TlsAcceptor, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (api, acceptor) = (api.clone(), acceptor.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = connection(api, acceptor, stream).await {
+                        tracing::debug!(%peer, error, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                // Usually too many open files: the listener itself is fine.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(api: Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream) -> Result<(), String> {
+    let _ = stream.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let stream = handshake
+        .await
+        .map_err(|_| "TLS handshake timed out".to_owned())?
+        .map_err(|error| error.to_string())?;
+    let (_, session) = stream.get_ref();
+    let user: Option<Arc<UserInfo>> = session
+        .peer_certificates()
+        .and_then(|chain| x509::user(chain.first()?))
+        .map(Arc::new);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let api = api.clone();
+        if let Some(user) = &user {
+            request.extensions_mut().insert(ClientCertificate(user.clone()));
+        }
+        async move { Ok::<_, Infallible>(pipeline::handle(api, request.map(request_body), None).await) }
+    });
+    let io = TokioIo::new(stream);
+    let served = if http2 {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .serve_connection(io, service)
+            .await
+    } else {
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .serve_connection(io, service)
+            .with_upgrades()
+            .await
+    };
+    served.map_err(|error| error.to_string())
+}
+
+/// The user in the client certificate of a request's connection.
+#[derive(Clone)]
+pub(crate) struct ClientCertificate(pub(crate) Arc<UserInfo>);
+
+fn tls(api: &Api) -> Result<ServerConfig, Error> {
+    let config = &api.config;
+    let bad = |error: rustls::Error| Error::Tls(error.to_string());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = read_certificates("tls-cert-file", required("tls-cert-file", &config.tls_cert_file)?)?;
+    let key = read_key(
+        "tls-private-key-file",
+        required("tls-private-key-file", &config.tls_private_key_file)?,
+    )?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(bad)?;
+    let builder = match &config.client_ca_file {
+        Some(path) => {
+            let roots = x509::roots(read_certificates("client-ca-file", path)?).map_err(bad)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| Error::Tls(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let mut tls = builder.with_single_cert(chain, key).map_err(bad)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// The sockets that the service manager opened for us: `LISTEN_FDS` of them, from file descriptor 3 on.
+fn inherited() -> Result<Vec<TcpListener>, Error> {
+    let mut sockets = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for at in 0..sockets.len() {
+        let bad = |source| Error::Inherited {
+            fd: 3 + i32::try_from(at).unwrap_or_default(),
+            source,
+        };
+        if let Some(listener) = sockets.take_tcp_listener(at).map_err(bad)? {
+            listener.set_nonblocking(true).map_err(bad)?;
+            listeners.push(TcpListener::from_std(listener).map_err(bad)?);
+        }
+    }
+    Ok(listeners)
+}

@@ -1,0 +1,152 @@
+//! Families, addresses and ports by the rules of upstream's service storage.
+
+use super::*;
+
+fn allocator(ranges: &[&str]) -> ServiceAllocator {
+    ServiceAllocator::new(ranges.iter().map(|range| range.parse().unwrap()).collect()).unwrap()
+}
+
+fn settle(allocator: &ServiceAllocator, spec: Value) -> Result<Value, String> {
+    let mut service = json!({"kind": "Service", "metadata": {"name": "a"}, "spec": spec});
+    let (mut errors, mut taken) = (ErrorList::new(), Taken::default());
+    allocator.settle_families(&mut service, &mut errors);
+    if errors.is_empty() {
+        allocator.take(&mut service, &Taken::default(), &mut taken, &mut errors, false);
+    }
+    if errors.is_empty() {
+        Ok(service["spec"].take())
+    } else {
+        Err(errors.message())
+    }
+}
+
+const DUAL: &[&str] = &["10.96.0.0/16", "fd00:10:96::/112"];
+
+#[test]
+fn defaults_to_the_first_family() {
+    let spec = settle(&allocator(DUAL), json!({"type": "ClusterIP"})).unwrap();
+    assert_eq!(spec["ipFamilyPolicy"], "SingleStack");
+    assert_eq!(spec["ipFamilies"], json!(["IPv4"]));
+    assert_eq!(spec["clusterIPs"], json!([spec["clusterIP"]]));
+    assert!(spec["clusterIP"].as_str().unwrap().starts_with("10.96."));
+}
+
+#[test]
+fn dual_stack_when_asked_for() {
+    let asked = json!({"type": "ClusterIP", "ipFamilyPolicy": "PreferDualStack"});
+    let spec = settle(&allocator(DUAL), asked.clone()).unwrap();
+    assert_eq!(spec["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(spec["clusterIPs"].as_array().unwrap().len(), 2);
+    let single = settle(&allocator(&DUAL[..1]), asked).unwrap();
+    assert_eq!(single["ipFamilies"], json!(["IPv4"]));
+    let required = json!({"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack"});
+    let refused = settle(&allocator(&DUAL[..1]), required).unwrap_err();
+    assert!(
+        refused.contains("this cluster is not configured for dual-stack services"),
+        "{refused}"
+    );
+    let ipv6 = settle(
+        &allocator(DUAL),
+        json!({"type": "ClusterIP", "ipFamilies": ["IPv6"]}),
+    )
+    .unwrap();
+    assert!(ipv6["clusterIP"].as_str().unwrap().starts_with("fd00:10:96::"));
+}
+
+#[test]
+fn headless_and_external_name_take_nothing() {
+    let headless = settle(
+        &allocator(DUAL),
+        json!({"clusterIP": "None", "selector": {"a": "b"}}),
+    )
+    .unwrap();
+    assert_eq!(headless["clusterIPs"], json!(["None"]));
+    assert_eq!(headless["ipFamilies"], json!(["IPv4"]));
+    let without_selector = settle(&allocator(DUAL), json!({"clusterIP": "None"})).unwrap();
+    assert_eq!(without_selector["ipFamilyPolicy"], "RequireDualStack");
+    let external = settle(
+        &allocator(DUAL),
+        json!({"type": "ExternalName", "externalName": "x"}),
+    )
+    .unwrap();
+    assert!(external.get("clusterIP").is_none() && external.get("ipFamilies").is_none());
+}
+
+#[test]
+fn a_requested_address_is_taken_once() {
+    let allocator = allocator(DUAL);
+    let asked = json!({"clusterIP": "10.96.0.7"});
+    assert_eq!(
+        settle(&allocator, asked.clone()).unwrap()["clusterIPs"],
+        json!(["10.96.0.7"])
+    );
+    let refused = settle(&allocator, asked).unwrap_err();
+    assert!(
+        refused.contains("failed to allocate IP 10.96.0.7: provided IP is already allocated"),
+        "{refused}"
+    );
+    let outside = settle(&allocator, json!({"clusterIP": "1.2.3.4"})).unwrap_err();
+    assert!(
+        outside.contains("The range of valid IPs is 10.96.0.0/16"),
+        "{outside}"
+    );
+}
+
+#[test]
+fn node_ports() {
+    let allocator = allocator(DUAL);
+    let ports = json!([{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]);
+    let spec = settle(&allocator, json!({"type": "NodePort", "ports": ports})).unwrap();
+    assert_eq!(spec["ports"][0]["nodePort"], spec["ports"][1]["nodePort"]);
+    let number = spec["ports"][0]["nodePort"].clone();
+    let again = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": number}]});
+    let refused = settle(&allocator, again).unwrap_err();
+    assert!(
+        refused.contains("provided port is already allocated"),
+        "{refused}"
+    );
+    let outside = json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 80}]});
+    let refused = settle(&allocator, outside).unwrap_err();
+    assert!(
+        refused.contains("The range of valid ports is 30000-32767"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_update_inherits_what_it_leaves_out() {
+    let old = json!({
+        "type": "NodePort", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"],
+        "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}],
+    });
+    let mut new = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]});
+    inherit(&mut new, &old);
+    assert_eq!(new, old);
+    let mut external = json!({"type": "ExternalName"});
+    inherit(&mut external, &old);
+    assert_eq!(external, json!({"type": "ExternalName"}));
+}
+
+#[test]
+fn a_dropped_reservation_gives_back() {
+    let allocator = allocator(DUAL);
+    let address: IpAddr = "10.96.0.9".parse().unwrap();
+    let taken = Taken {
+        addresses: vec![address],
+        ports: Vec::new(),
+    };
+    allocator.pool.lock().adopt(&taken.addresses, &[]);
+    drop(Reservation {
+        allocator: &allocator,
+        taken: taken.clone(),
+        freed: Taken::default(),
+    });
+    assert!(settle(&allocator, json!({"clusterIP": "10.96.0.9"})).is_ok());
+    Reservation {
+        allocator: &allocator,
+        taken,
+        freed: Taken::default(),
+    }
+    .keep();
+    assert!(settle(&allocator, json!({"clusterIP": "10.96.0.9"})).is_err());
+}

@@ -1,0 +1,97 @@
+//! The OpenAPI documents: encodings, and what clients may keep.
+
+use http::{HeaderMap, Request, header};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+use super::Fixture;
+use crate::UserInfo;
+
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+struct Answer {
+    code: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+async fn get(fixture: &Fixture, path: &str, headers: &[(header::HeaderName, &str)]) -> Answer {
+    let mut request = Request::get(path);
+    for (name, value) in headers {
+        request = request.header(name, *value);
+    }
+    let request = request.body(kube::client::Body::empty()).unwrap();
+    let client = fixture.server.client(UserInfo::new("admin", &["system:masters"]));
+    let response = client.send(request).await.unwrap();
+    Answer {
+        code: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body: response.into_body().collect().await.unwrap().to_bytes().to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn addresses_in_the_index_are_good_for_ever() {
+    let fixture = Fixture::new().await;
+    let index = get(&fixture, "/openapi/v3", &[]).await;
+    let index: Value = serde_json::from_slice(&index.body).unwrap();
+    let paths = index["paths"].as_object().unwrap();
+    assert!(paths.contains_key("apis/apps/v1"));
+    for path in ["api/v1", "apis", "apis/apps", "apis/apps/v1"] {
+        let url = paths[path]["serverRelativeURL"].as_str().unwrap();
+        let answer = get(&fixture, url, &[]).await;
+        assert_eq!(answer.code, 200, "{url}");
+        assert_eq!(answer.header(header::CACHE_CONTROL), "public, immutable");
+        assert!(answer.header(header::EXPIRES).ends_with(" GMT"));
+        let etag = answer.header(header::ETAG);
+        assert!(url.ends_with(&format!("?hash={}", etag.trim_matches('"'))));
+
+        let again = get(&fixture, url, &[(header::IF_NONE_MATCH, etag)]).await;
+        assert_eq!((again.code, again.body.len()), (304, 0));
+        assert_eq!(again.header(header::ETAG), etag);
+
+        let old = get(&fixture, &format!("/openapi/v3/{path}?hash=0123"), &[]).await;
+        assert_eq!((old.code, old.header(header::LOCATION)), (301, url));
+        let plain = get(&fixture, &format!("/openapi/v3/{path}"), &[]).await;
+        assert_eq!(plain.code, 200);
+        assert_eq!(plain.header(header::CACHE_CONTROL), "no-cache, private");
+    }
+    let missing = get(&fixture, "/openapi/v3/apis/nope?hash=0123", &[]).await;
+    assert_eq!(missing.code, 404);
+}
+
+#[tokio::test]
+async fn the_v2_document_goes_out_as_asked() {
+    let fixture = Fixture::new().await;
+    let both = format!("{PROTOBUF}, application/json");
+    for (accept, expect) in [
+        ("*/*", "application/json"),
+        ("application/json", "application/json"),
+        (PROTOBUF, PROTOBUF),
+        (&PROTOBUF.replace("v2.v1", "v2@v1"), PROTOBUF),
+        (&both, PROTOBUF),
+    ] {
+        let answer = get(&fixture, "/openapi/v2", &[(header::ACCEPT, accept)]).await;
+        assert_eq!(
+            (answer.code, answer.header(header::CONTENT_TYPE)),
+            (200, expect),
+            "{accept}"
+        );
+        let start: &[u8] = match expect {
+            PROTOBUF => b"\x0a\x032.0",
+            _ => b"{\"swagger\":\"2.0\"",
+        };
+        assert!(answer.body.starts_with(start), "{accept}");
+        let etag = answer.header(header::ETAG);
+        let known = [(header::ACCEPT, accept), (header::IF_NONE_MATCH, etag)];
+        assert_eq!(get(&fixture, "/openapi/v2", &known).await.code, 304, "{accept}");
+    }
+    let text = get(&fixture, "/openapi/v2", &[(header::ACCEPT, "text/html")]).await;
+    assert_eq!(text.code, 406);
+}

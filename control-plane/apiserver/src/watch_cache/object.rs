@@ -1,0 +1,227 @@
+//! One object as the cache holds it: the bytes that are sent to clients, and the little that selectors ask for.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use api::registry::{GroupVersionKind, Resource};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use store::{KeyValue, Revision};
+
+/// A cached object. Its body is complete JSON, resourceVersion included, with `apiVersion` and `kind` in front.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pub(crate) key: Arc<str>,
+    pub(crate) body: Bytes,
+    pub(crate) revision: Revision,
+    /// Where the namespace and the name stand in the key.
+    name_at: u16,
+    namespace_at: u16,
+    /// The length of the object as a protobuf message; 0 until somebody asked.
+    protobuf_length: AtomicU32,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[(&'static str, Box<str>)]>,
+}
+
+impl Object {
+    /// Decodes what the store holds; `None` when it is not an object (nothing of ours wrote it then).
+    pub(crate) fn from_store(resource: &Resource, prefix: &str, item: &KeyValue) -> Option<Self> {
+        let value: Value = serde_json::from_slice(&item.value).ok()?;
+        Self::new(resource, prefix, item.key.clone(), value, item.mod_revision)
+    }
+
+    /// Encodes an object as it stands at a revision.
+    pub(crate) fn new(
+        resource: &Resource,
+        prefix: &str,
+        key: Arc<str>,
+        mut value: Value,
+        revision: Revision,
+    ) -> Option<Self> {
+        set_resource_version(&mut value, revision);
+        let fields = resource
+            .strategy
+            .selectable_fields(&value)
+            .into_iter()
+            .map(|(field, value)| (field, value.into_boxed_str()))
+            .collect();
+        let labels = value["metadata"]["labels"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
+            .collect();
+        let body = encode(value.as_object()?);
+        let name_at = key.rfind('/')? + 1;
+        Some(Object {
+            name_at: u16::try_from(name_at).ok()?,
+            namespace_at: u16::try_from(prefix.len()).ok()?,
+            protobuf_length: AtomicU32::new(0),
+            key,
+            body,
+            revision,
+            labels,
+            fields,
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.key[usize::from(self.name_at)..]
+    }
+
+    /// Empty for a cluster-scoped object.
+    pub(crate) fn namespace(&self) -> &str {
+        let (start, end) = (usize::from(self.namespace_at), usize::from(self.name_at));
+        if end <= start {
+            ""
+        } else {
+            &self.key[start..end - 1]
+        }
+    }
+
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels
+            .iter()
+            .find(|(name, _)| &**name == key)
+            .map(|(_, value)| &**value)
+    }
+
+    /// A selectable field's value.
+    pub(crate) fn field(&self, field: &str) -> Option<&str> {
+        match field {
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => self
+                .fields
+                .iter()
+                .find(|(name, _)| *name == field)
+                .map(|(_, value)| &**value),
+        }
+    }
+
+    /// The length of the object as a protobuf message, measured once.
+    pub(crate) fn protobuf_length<E>(&self, measure: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
+        match self.protobuf_length.load(Ordering::Relaxed) {
+            0 => {
+                let length = measure()?;
+                self.protobuf_length
+                    .store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
+                Ok(length)
+            }
+            length => Ok(length as usize),
+        }
+    }
+
+    /// The object as a value.
+    pub(crate) fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The object in a version that shares its storage.
+    pub(crate) fn value_as(&self, resource: &Resource) -> Option<Value> {
+        convert_to(resource, self.value()).ok()
+    }
+
+    /// The body as it would read had this revision written it: what a watch sends for a deletion.
+    pub(crate) fn body_at(&self, revision: Revision) -> Bytes {
+        let mut value = self.value();
+        set_resource_version(&mut value, revision);
+        value.as_object().map_or_else(|| self.body.clone(), encode)
+    }
+}
+
+/// Converts an object from the version it is stored in to the version of a resource.
+pub(crate) fn convert_to(resource: &Resource, value: Value) -> api::status::Result<Value> {
+    convert(resource, value, &resource.storage.version, &resource.gvk())
+}
+
+/// Converts an object from the version of a resource to the version it is stored in.
+pub(crate) fn convert_from(resource: &Resource, value: Value) -> api::status::Result<Value> {
+    convert(resource, value, &resource.gvk(), &resource.storage.version)
+}
+
+fn convert(
+    resource: &Resource,
+    value: Value,
+    from: &GroupVersionKind,
+    to: &GroupVersionKind,
+) -> api::status::Result<Value> {
+    if from == to {
+        return Ok(value);
+    }
+    let mut value = resource
+        .strategy
+        .convert(value, &from.api_version(), &to.api_version())?;
+    if let Some(object) = value.as_object_mut() {
+        object.insert("apiVersion".to_owned(), Value::String(to.api_version()));
+        object.insert("kind".to_owned(), Value::String(to.kind.to_string()));
+    }
+    Ok(value)
+}
+
+/// Sets `metadata.resourceVersion`.
+pub(crate) fn set_resource_version(object: &mut Value, revision: Revision) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
+    }
+}
+
+/// Encodes an object with `apiVersion` and `kind` first, so that a list can leave them out by cutting a prefix.
+pub(crate) fn encode(object: &Map<String, Value>) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    out.push(b'{');
+    let first = ["apiVersion", "kind"]
+        .into_iter()
+        .filter_map(|key| object.get_key_value(key));
+    let rest = object
+        .iter()
+        .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"));
+    for (at, (key, value)) in first.chain(rest).enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        // Writing to a vector and encoding a string or a Value cannot fail.
+        let _ = serde_json::to_writer(&mut out, key);
+        out.push(b':');
+        let _ = serde_json::to_writer(&mut out, value);
+    }
+    out.push(b'}');
+    out.into_boxed_slice().into()
+}
+
+/// The body without its leading `apiVersion` and `kind`, as items of a typed list are written.
+pub(crate) fn without_type(body: &Bytes, api_version: &str, kind: &str) -> Bytes {
+    let prefix = type_prefix(api_version, kind);
+    match body.strip_prefix(prefix.as_bytes()) {
+        Some(_) => body.slice(prefix.len()..),
+        None => body.slice(1..),
+    }
+}
+
+/// How [`encode`] begins an object of this type.
+fn type_prefix(api_version: &str, kind: &str) -> String {
+    format!(r#"{{"apiVersion":"{api_version}","kind":"{kind}","#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn type_comes_first_and_can_be_cut_off() {
+        let object =
+            json!({"addressType": "IPv4", "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1"});
+        let body = encode(object.as_object().unwrap());
+        assert_eq!(
+            body,
+            r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","addressType":"IPv4"}"#
+        );
+        assert_eq!(
+            without_type(&body, "discovery.k8s.io/v1", "EndpointSlice"),
+            r#""addressType":"IPv4"}"#
+        );
+    }
+}

@@ -1,0 +1,299 @@
+//! The command line, under upstream's flag names.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use store::{EtcdOptions, EtcdTls};
+
+/// The Kubernetes control plane in one process: API server, scheduler and controllers over an embedded store.
+#[derive(Debug, Parser)]
+#[command(name = "control-plane", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) apiserver: ApiServerFlags,
+    #[command(flatten)]
+    pub(crate) controller_manager: ControllerManagerFlags,
+}
+
+/// One part alone.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Only the API server.
+    Apiserver(Box<ApiServerFlags>),
+    /// Only the scheduler, against any API server.
+    Scheduler(ClientFlags),
+    /// Only the controllers, against any API server.
+    ControllerManager {
+        #[command(flatten)]
+        client: ClientFlags,
+        #[command(flatten)]
+        flags: ControllerManagerFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClientFlags {
+    /// How to reach the API server.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApiServerFlags {
+    /// Where the embedded store keeps its file (in DIR/store).
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
+    pub(crate) data_dir: PathBuf,
+    /// The client URLs of an etcd cluster (3.4 or newer) to use instead of the embedded store.
+    #[arg(long, value_name = "URL[,URL]", value_delimiter = ',')]
+    pub(crate) etcd_servers: Vec<String>,
+    /// The certificates that etcd's are checked against.
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// The certificate shown to etcd.
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_keyfile"])]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// The key of the certificate shown to etcd.
+    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_certfile"])]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with.
+    #[arg(long, value_name = "PREFIX", default_value = "/registry")]
+    pub(crate) etcd_prefix: String,
+    /// How often etcd's history is compacted, such as 5m; 0 leaves that to others.
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub(crate) etcd_compaction_interval: Duration,
+    /// The address to listen on.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub(crate) bind_address: IpAddr,
+    /// The port to listen on.
+    #[arg(long, value_name = "PORT", default_value_t = 6443)]
+    pub(crate) secure_port: u16,
+    /// The address under which nodes and pods reach the API server.
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_address: Option<IpAddr>,
+    /// The certificates that client certificates are checked against.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) client_ca_file: Option<PathBuf>,
+    /// The serving certificate, with its intermediates.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert_file: Option<PathBuf>,
+    /// The serving certificate's key.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_private_key_file: Option<PathBuf>,
+    /// The issuer of service-account tokens.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "https://kubernetes.default.svc.cluster.local"
+    )]
+    pub(crate) service_account_issuer: String,
+    /// The key that signs service-account tokens (EC P-256).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) service_account_signing_key_file: Option<PathBuf>,
+    /// Keys that verify service-account tokens, beside the signing key; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) service_account_key_file: Vec<PathBuf>,
+    /// The ranges that ClusterIPs are taken from, one for each address family; the first is the default family.
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/16,fd00:10:96::/112"
+    )]
+    pub(crate) service_cluster_ip_range: Vec<String>,
+    /// The certificate shown to kubelets.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubelet_client_certificate: Option<PathBuf>,
+    /// The key of the certificate shown to kubelets.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubelet_client_key: Option<PathBuf>,
+    /// The certificates that kubelets' serving certificates are checked against.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubelet_certificate_authority: Option<PathBuf>,
+}
+
+impl ApiServerFlags {
+    /// How to reach etcd, if that is the store.
+    pub(crate) fn etcd(&self) -> anyhow::Result<Option<EtcdOptions>> {
+        if self.etcd_servers.is_empty() {
+            return Ok(None);
+        }
+        let secure = self.etcd_servers.iter().find(|url| url.starts_with("https://"));
+        let client_files = self.etcd_certfile.clone().zip(self.etcd_keyfile.clone());
+        let tls = match (&self.etcd_cafile, secure) {
+            (Some(ca_file), _) => Some(EtcdTls {
+                ca_file: ca_file.clone(),
+                client_files,
+            }),
+            (None, Some(url)) => bail!("--etcd-servers {url} needs --etcd-cafile"),
+            (None, None) => None,
+        };
+        let interval = self.etcd_compaction_interval;
+        Ok(Some(EtcdOptions {
+            tls,
+            prefix: self.etcd_prefix.clone(),
+            compaction_interval: (!interval.is_zero()).then_some(interval),
+            ..EtcdOptions::new(self.etcd_servers.clone())
+        }))
+    }
+
+    pub(crate) fn config(&self) -> apiserver::Config {
+        apiserver::Config {
+            bind_address: self.bind_address,
+            secure_port: self.secure_port,
+            advertise_address: self.advertise_address,
+            client_ca_file: self.client_ca_file.clone(),
+            tls_cert_file: self.tls_cert_file.clone(),
+            tls_private_key_file: self.tls_private_key_file.clone(),
+            service_account_issuer: self.service_account_issuer.clone(),
+            service_account_signing_key_file: self.service_account_signing_key_file.clone(),
+            service_account_key_file: self.service_account_key_file.clone(),
+            service_cluster_ip_range: self.service_cluster_ip_range.clone(),
+            kubelet_client_certificate: self.kubelet_client_certificate.clone(),
+            kubelet_client_key: self.kubelet_client_key.clone(),
+            kubelet_certificate_authority: self.kubelet_certificate_authority.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControllerManagerFlags {
+    /// The certificates published in every namespace as ConfigMap kube-root-ca.crt.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root_ca_file: Option<PathBuf>,
+    /// The ranges that pods' addresses come from, one for each address family.
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        value_delimiter = ',',
+        default_value = "10.244.0.0/16,fd00:10:244::/56"
+    )]
+    pub(crate) cluster_cidr: Vec<String>,
+    /// The prefix length of each node's share of the IPv4 range.
+    #[arg(long, value_name = "BITS", default_value_t = 24)]
+    pub(crate) node_cidr_mask_size_ipv4: u8,
+    /// The prefix length of each node's share of the IPv6 range.
+    #[arg(long, value_name = "BITS", default_value_t = 64)]
+    pub(crate) node_cidr_mask_size_ipv6: u8,
+    /// A node that has not renewed its Lease for so long is not ready.
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = duration)]
+    pub(crate) node_monitor_grace_period: Duration,
+}
+
+impl ControllerManagerFlags {
+    /// The controllers' configuration; `service_ranges` are never given to nodes.
+    pub(crate) fn config(&self, service_ranges: &[String]) -> anyhow::Result<controllers::Config> {
+        let root_ca = match &self.root_ca_file {
+            Some(path) => {
+                std::fs::read_to_string(path).with_context(|| format!("--root-ca-file {}", path.display()))?
+            }
+            None => String::new(),
+        };
+        Ok(controllers::Config {
+            root_ca,
+            cluster_cidrs: cidrs("cluster-cidr", &self.cluster_cidr)?,
+            service_cluster_ip_ranges: cidrs("service-cluster-ip-range", service_ranges)?,
+            node_cidr_mask_size_ipv4: self.node_cidr_mask_size_ipv4,
+            node_cidr_mask_size_ipv6: self.node_cidr_mask_size_ipv6,
+            node_monitor_grace_period: self.node_monitor_grace_period,
+            ..controllers::Config::default()
+        })
+    }
+}
+
+fn cidrs(flag: &str, texts: &[String]) -> anyhow::Result<Vec<controllers::Cidr>> {
+    let parse = |text: &String| text.trim().parse().with_context(|| format!("--{flag} {text}"));
+    texts.iter().map(parse).collect()
+}
+
+/// Go's duration notation, as far as flags need it: `40s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a duration such as 40s or 1m30s");
+    // As in Go, only nothing at all needs no unit.
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 0.001,
+                _ => return Err(bad()),
+            };
+        rest = &rest[unit..];
+    }
+    if text.is_empty() {
+        Err(bad())
+    } else {
+        Duration::try_from_secs_f64(total).map_err(|_| bad())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("40s", 40_000),
+            ("1m30s", 90_000),
+            ("500ms", 500),
+            ("1h", 3_600_000),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text).unwrap().as_millis(), millis, "{text}");
+        }
+        for text in ["", "40", "s", "4x", "-1s", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn etcd_flags() {
+        let parse =
+            |flags: &str| Cli::try_parse_from(["control-plane"].into_iter().chain(flags.split_whitespace()));
+        let options = |flags: &str| parse(flags).unwrap().apiserver.etcd();
+        assert!(options("").unwrap().is_none());
+        let plain = options("--etcd-servers http://a:2379,http://b:2379")
+            .unwrap()
+            .unwrap();
+        assert_eq!(plain.endpoints, ["http://a:2379", "http://b:2379"]);
+        assert_eq!(
+            (plain.prefix.as_str(), plain.compaction_interval),
+            ("/registry", Some(Duration::from_secs(300)))
+        );
+        let never = options("--etcd-servers http://a:2379 --etcd-compaction-interval 0 --etcd-prefix /x");
+        let never = never.unwrap().unwrap();
+        assert_eq!((never.prefix.as_str(), never.compaction_interval), ("/x", None));
+        let error = options("--etcd-servers https://a:2379").unwrap_err().to_string();
+        assert!(error.contains("--etcd-cafile"), "{error}");
+        let files = "--etcd-cafile ca --etcd-certfile cert --etcd-keyfile key";
+        let tls = options(&format!("--etcd-servers https://a:2379 {files}"))
+            .unwrap()
+            .unwrap()
+            .tls
+            .unwrap();
+        assert_eq!(tls.client_files, Some(("cert".into(), "key".into())));
+        assert!(parse(files).is_err(), "files without servers");
+        assert!(parse("--etcd-servers https://a --etcd-cafile ca --etcd-certfile cert").is_err());
+    }
+
+    #[test]
+    fn flags_are_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

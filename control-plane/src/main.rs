@@ -1,0 +1,148 @@
+//! Flags to configuration to wiring: the whole control plane in one process, or one part of it alone.
+
+mod flags;
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use apiserver::{Server, UserInfo};
+use clap::Parser;
+use flags::{ApiServerFlags, Cli, ClientFlags, Command, ControllerManagerFlags};
+use store::{Embedded, EmbeddedOptions, Etcd};
+use tokio::task::JoinSet;
+
+fn main() -> std::process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help is no error; everything else ends with 1, as upstream's components do.
+            let code = if error.use_stderr() { 1 } else { 0 };
+            let _ = error.print();
+            return std::process::ExitCode::from(code);
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RUST_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    // rustls must know its cryptography before the first TLS connection of a client.
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    // Two workers: the store's writer and the kernel do the waiting, more threads would only cost memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let result = runtime
+        .context("cannot start the async runtime")
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let parts = async {
+        match cli.command {
+            None => everything(cli.apiserver, cli.controller_manager).await,
+            Some(Command::Apiserver(flags)) => {
+                let server = start(&flags).await?;
+                serve(&server).await
+            }
+            Some(Command::Scheduler(flags)) => {
+                scheduler::run(client(&flags).await?, scheduler::Config::default()).await
+            }
+            Some(Command::ControllerManager {
+                client: flags,
+                flags: controllers,
+            }) => controllers::run(client(&flags).await?, controllers.config(&[])?).await,
+        }
+    };
+    tokio::select! {
+        result = parts => result,
+        signal = terminated() => {
+            tracing::info!(signal, "stopping");
+            Ok(())
+        }
+    }
+}
+
+/// All parts in one process; the scheduler and the controllers reach the API server without a socket.
+async fn everything(
+    apiserver: ApiServerFlags,
+    controller_manager: ControllerManagerFlags,
+) -> anyhow::Result<()> {
+    let config = controller_manager.config(&apiserver.service_cluster_ip_range)?;
+    let server = start(&apiserver).await?;
+    let listening = server.listen().await?;
+    for address in listening.addresses() {
+        tracing::info!(%address, "serving");
+    }
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        listening.run().await;
+        Ok(())
+    });
+    let scheduler = server.client(UserInfo::new("system:kube-scheduler", &[]));
+    tasks.spawn(async move { scheduler::run(scheduler, scheduler::Config::default()).await });
+    let controllers = server.client(UserInfo::new("system:kube-controller-manager", &[]));
+    tasks.spawn(async move { controllers::run(controllers, config).await });
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the control plane panicked")??;
+    }
+    Ok(())
+}
+
+async fn start(flags: &ApiServerFlags) -> anyhow::Result<Server> {
+    if let Some(options) = flags.etcd()? {
+        let store = Etcd::connect(options).await.context("--etcd-servers")?;
+        return Ok(Server::new(flags.config(), Arc::new(store)).await?);
+    }
+    let dir = flags.data_dir.join("store");
+    let store = Embedded::open(EmbeddedOptions::new(&dir))
+        .with_context(|| format!("--data-dir {}", flags.data_dir.display()))?;
+    Ok(Server::new(flags.config(), Arc::new(store)).await?)
+}
+
+async fn serve(server: &Server) -> anyhow::Result<()> {
+    let listening = server.listen().await?;
+    for address in listening.addresses() {
+        tracing::info!(%address, "serving");
+    }
+    listening.run().await;
+    Ok(())
+}
+
+async fn client(flags: &ClientFlags) -> anyhow::Result<kube::Client> {
+    let path: &Path = &flags.kubeconfig;
+    let kubeconfig = kube::config::Kubeconfig::read_from(path)
+        .with_context(|| format!("--kubeconfig {}", path.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .with_context(|| format!("--kubeconfig {}", path.display()))?;
+    Ok(kube::Client::try_from(config)?)
+}
+
+async fn terminated() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}

@@ -1,0 +1,218 @@
+//! The embedded store: one redb file, one thread that writes it.
+//!
+//! Writes queue up for the writer thread, which takes all that wait, decides their conflicts in order of arrival and
+//! commits them in one transaction: a single fsync serves them all. Nothing is acknowledged, published to a watch or
+//! visible to a read before that fsync. Reads go to the snapshot of the last commit and never wait for the writer.
+//!
+//! A copying B-tree and not a log of our own: after `kill -9` or a power cut the file *is* the last commit, and memory
+//! holds a small page cache instead of an index of all keys.
+
+mod compaction;
+mod layout;
+mod reader;
+mod transaction;
+mod writer;
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redb::{StorageBackend, backends::FileBackend};
+use tokio::sync::oneshot;
+
+use self::{
+    reader::Reader,
+    transaction::{Write, WriteKind},
+    writer::{Command, Writer},
+};
+use crate::{
+    Error, KeyValue, ListOptions, Listing, Result, Revision, Store, WatchStream, check_key, check_prefix,
+    watch::Hub,
+};
+
+/// How an [`Embedded`] store is opened.
+#[derive(Debug, Clone)]
+pub struct EmbeddedOptions {
+    /// The directory that holds the data; it is made, readable by its owner alone, when it is absent.
+    pub dir: PathBuf,
+    /// How much memory the page cache may take, in bytes.
+    pub cache_bytes: usize,
+    /// After so many undelivered events a watch is cut off.
+    pub watch_buffer_events: usize,
+    /// History older than one to two such intervals is forgotten by itself; `None` leaves that to [`Store::compact`].
+    pub compaction_interval: Option<Duration>,
+}
+
+impl EmbeddedOptions {
+    /// The defaults for a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> EmbeddedOptions {
+        EmbeddedOptions {
+            dir: dir.into(),
+            // A page cache beneath the kernel's own: enough for the inner pages of some 100,000 keys.
+            cache_bytes: 4 << 20,
+            // A reader is woken with everything that waits, so only one that stands still gets this far behind.
+            watch_buffer_events: 8192,
+            // What kube-apiserver asks of etcd.
+            compaction_interval: Some(Duration::from_secs(300)),
+        }
+    }
+}
+
+/// A store in a directory of this machine. One process can have it open at a time.
+///
+/// Dropping it finishes the commit in flight and closes the file; watches end with [`Error::Closed`].
+#[derive(Debug)]
+pub struct Embedded {
+    reader: Arc<Reader>,
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Embedded {
+    /// Opens the store, and creates or repairs it where that is needed.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when the directory cannot be written or another process has the store open, [`Error::Corrupt`]
+    /// when a newer version wrote it.
+    pub fn open(options: EmbeddedOptions) -> Result<Embedded> {
+        let path = options.dir.join(layout::FILE_NAME);
+        let failed = |error| Error::Open {
+            path: path.clone(),
+            source: Arc::new(error),
+        };
+        let backend = open_file(&options.dir, &path).map_err(|error| failed(error.into()))?;
+        let database = open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
+        Embedded::start(database, &options)
+    }
+
+    fn start(database: redb::Database, options: &EmbeddedOptions) -> Result<Embedded> {
+        let snapshot = layout::initialise(&database)?;
+        let hub = Arc::new(Hub::new(snapshot.revision, options.watch_buffer_events));
+        let reader = Arc::new(Reader::new(snapshot, hub));
+        let (commands, queue) = mpsc::channel();
+        let writer = Writer::new(database, reader.clone(), queue, options.compaction_interval);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| Error::Storage(Arc::new(redb::Error::Io(error))))?;
+        Ok(Embedded {
+            reader,
+            commands: Some(commands),
+            writer: Some(writer),
+        })
+    }
+
+    async fn send<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or(Error::Closed)?;
+        commands.send(command(reply)).map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn write(&self, key: &str, kind: WriteKind) -> Result<Revision> {
+        check_key(key)?;
+        let write = Write {
+            key: key.into(),
+            kind,
+        };
+        self.send(|reply| Command::Write { write, reply }).await
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer thread had panicked");
+        }
+        self.reader.hub().close();
+    }
+}
+
+impl Store for Embedded {
+    async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision)> {
+        check_key(key)?;
+        // Two B-tree look-ups, nearly always in memory: cheaper than the way to another thread.
+        let snapshot = self.reader.snapshot();
+        Ok((snapshot.get(key)?, snapshot.revision))
+    }
+
+    async fn list(&self, prefix: &str, options: ListOptions) -> Result<Listing> {
+        check_prefix(prefix)?;
+        let (snapshot, prefix) = (self.reader.snapshot(), prefix.to_owned());
+        tokio::task::spawn_blocking(move || snapshot.list(&prefix, &options))
+            .await
+            .unwrap_or(Err(Error::Closed))
+    }
+
+    async fn create(&self, key: &str, value: Bytes, ttl: Option<Duration>) -> Result<Revision> {
+        self.write(key, WriteKind::Create { value, ttl }).await
+    }
+
+    async fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Revision,
+        ttl: Option<Duration>,
+    ) -> Result<Revision> {
+        self.write(key, WriteKind::Update { value, expected, ttl }).await
+    }
+
+    async fn delete(&self, key: &str, expected: Revision) -> Result<Revision> {
+        self.write(key, WriteKind::Delete { expected }).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream> {
+        check_prefix(prefix)?;
+        self.reader.watch(prefix, after)
+    }
+
+    async fn current_revision(&self) -> Result<Revision> {
+        Ok(self.reader.snapshot().revision)
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<()> {
+        self.send(|reply| Command::Compact { revision, reply }).await
+    }
+}
+
+fn open_file(dir: &Path, path: &Path) -> Result<FileBackend, redb::DatabaseError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?;
+    // The file's name must survive a power cut too.
+    fs::File::open(dir)?.sync_all()?;
+    FileBackend::new(file)
+}
+
+fn open_database(
+    backend: impl StorageBackend,
+    cache_bytes: usize,
+) -> Result<redb::Database, redb::DatabaseError> {
+    redb::Builder::new()
+        .set_cache_size(cache_bytes)
+        .set_repair_callback(|session| {
+            tracing::info!(
+                progress = session.progress(),
+                "the store was not closed cleanly, checking it"
+            );
+        })
+        .create_with_backend(backend)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! The loop: events in, plans out.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event, watcher},
+    },
+};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::{
+    apply::{Maps, MapsError},
+    desired::{EndpointSlice, LABEL_SELECTOR, ObjectName, Service},
+    health_checks::HealthChecks,
+    metrics::Metrics,
+    node::{self, NodeSettings},
+    node_ports::NodePortAddresses,
+    objects::{Collection, Objects},
+    pins::Pins,
+    plan::{Plan, Tables},
+    programs::{self, Features, ProgramsError},
+    sockets::{Left, Reaper},
+};
+
+/// How long after a failed write the maps are read and written anew. A full map does not empty itself in milliseconds.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A map that is still too small with this many entries is filled by mistake or malice; growing it would take gigabytes.
+const MAX_ENTRIES_MAX: u32 = 1 << 24;
+
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// What the agent is told.
+#[derive(Debug)]
+pub struct Settings {
+    /// This node's name.
+    pub node_name: String,
+    /// The cgroup whose sockets are translated.
+    pub cgroup_path: PathBuf,
+    /// Where maps and links are pinned.
+    pub bpf_dir: PathBuf,
+    /// Which addresses have node ports.
+    pub node_port_addresses: NodePortAddresses,
+    /// The node half of the network plugin.
+    pub node: NodeSettings,
+}
+
+/// Whether the maps have been brought in step with the API once.
+pub type Synced = Arc<AtomicBool>;
+
+/// Runs until the future is dropped. What it has set up stays.
+pub async fn run(client: Client, settings: Settings, synced: Synced, metrics: Metrics) -> Result<()> {
+    let pins = Pins::open(&settings.bpf_dir)?;
+    // Before the API is asked: after an upgrade the new programs should run even if the API server is down.
+    let features = Features::detect()?;
+    programs::install(&pins, &settings.cgroup_path, features)?;
+    let maps = Maps::open(&pins.maps())?;
+    let tables = Tables::new(maps.read()?);
+    info!(
+        cgroup = %settings.cgroup_path.display(),
+        frontends = tables.frontends(),
+        backends = tables.backends(),
+        "the programs are attached"
+    );
+    let mut proxy = Proxy {
+        reaper: Reaper::start(
+            settings.cgroup_path.clone(),
+            &pins.maps(),
+            metrics.sockets_ended(),
+        )?,
+        left: Vec::new(),
+        health_checks: HealthChecks::default(),
+        metrics,
+        triggers: Vec::new(),
+        pins,
+        cgroup: settings.cgroup_path,
+        features,
+        maps,
+        tables,
+        objects: Objects::default(),
+        stale: false,
+        complete: false,
+        retry: None,
+        blocked: BTreeSet::new(),
+        node_addresses: BTreeSet::new(),
+    };
+    let mut nodes = Collection::default();
+    let mut network = node::Network::new(settings.node_name.clone(), settings.node);
+
+    let started = SystemTime::now();
+    let mut events = events(client, settings.node_name.clone());
+    loop {
+        let retry = [proxy.retry, proxy.health_checks.retry(), network.retry()];
+        let retry = retry.into_iter().flatten().min();
+        let first = tokio::select! {
+            event = events.next() => Some(event.context("the watches have ended")?),
+            () = sleep_until(retry), if retry.is_some() => None,
+        };
+        // Whatever else is there already is planned together.
+        let mut next = first;
+        let mut nodes_changed = false;
+        while let Some(event) = next {
+            match event {
+                Watched::Service(event) => proxy.on_service(event),
+                Watched::EndpointSlice(event, trigger) => {
+                    // As upstream: what happened before this agent watched is not its latency.
+                    proxy.on_slice(event, trigger.filter(|trigger| *trigger >= started));
+                }
+                Watched::Node(event) => nodes.on_event(event, |_, _, _| nodes_changed = true),
+            }
+            next = events.next().now_or_never().flatten();
+        }
+        if nodes.synced() {
+            if nodes_changed {
+                proxy.node_addresses = settings.node_port_addresses.of(nodes.current().values());
+                let node = nodes.current().get(&settings.node_name);
+                proxy.objects.set_zone(node.and_then(|node| node.zone.as_deref()));
+            }
+            proxy.reconcile();
+            proxy.health_checks.reconcile().await;
+        }
+        synced.store(proxy.complete, Ordering::Relaxed);
+        let due = network.retry().is_some_and(|retry| retry <= Instant::now());
+        if nodes.synced() && (nodes_changed || due) {
+            network.reconcile(nodes.current()).await;
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
+/// The service load balancer.
+struct Proxy {
+    health_checks: HealthChecks,
+    metrics: Metrics,
+    /// When the changes happened that are not in the maps yet.
+    triggers: Vec<SystemTime>,
+    pins: Pins,
+    cgroup: PathBuf,
+    features: Features,
+    reaper: Reaper,
+    /// Backends that are about to leave their services; their sockets are ended once no new ones can be made.
+    left: Vec<Left>,
+    maps: Maps,
+    tables: Tables,
+    objects: Objects,
+    /// Whether the maps may hold something else than `tables` says, because a plan was not carried out to its end.
+    stale: bool,
+    /// Whether `tables` is known to be what the API asks for, except for the changes that `objects` has collected.
+    complete: bool,
+    retry: Option<Instant>,
+    /// Services that want an address which another one has. Whenever something changes they are asked again.
+    blocked: BTreeSet<ObjectName>,
+    /// Addresses that should have node ports.
+    node_addresses: BTreeSet<IpAddr>,
+}
+
+impl Proxy {
+    fn on_service(&mut self, event: Event<(ObjectName, Option<Service>)>) {
+        self.metrics.services_changed(self.objects.on_service(event));
+    }
+
+    fn on_slice(&mut self, event: Event<(ObjectName, Option<EndpointSlice>)>, trigger: Option<SystemTime>) {
+        let changed = self.objects.on_slice(event);
+        self.metrics.endpoints_changed(changed);
+        if changed > 0 {
+            self.triggers.extend(trigger);
+        }
+    }
+
+    /// Brings the maps in step with the objects, if that is possible and due.
+    fn reconcile(&mut self) {
+        if !self.objects.synced() || self.retry.is_some_and(|retry| retry > Instant::now()) {
+            return;
+        }
+        if self.complete {
+            if !self.objects.has_changes() && self.tables.node_addresses() == &self.node_addresses {
+                return;
+            }
+            for service in &self.blocked {
+                self.objects.touch(service.clone());
+            }
+        }
+        while let Err(error) = self.try_reconcile() {
+            self.complete = false;
+            let grown = match error {
+                MapsError::Full { name, max_entries } => self.grow(name, max_entries),
+                error => Err(error.into()),
+            };
+            if let Err(error) = grown {
+                warn!(error = %chain(&error), "the maps could not be written, will retry");
+                self.metrics.sync_failed();
+                self.retry = Some(Instant::now() + RETRY);
+                return;
+            }
+        }
+        self.retry = None;
+        self.complete = true;
+    }
+
+    fn try_reconcile(&mut self) -> Result<(), MapsError> {
+        if self.stale {
+            self.tables = Tables::new(self.maps.read()?);
+        }
+        let begun = Instant::now();
+        let changes = if self.complete {
+            self.objects.take_changes()
+        } else {
+            self.health_checks.clear();
+            self.objects.all()
+        };
+        for change in &changes {
+            self.health_checks.set(&change.service, change.health_check);
+        }
+        let mut plan = if self.complete {
+            self.tables.plan(changes)
+        } else {
+            self.tables.plan_all(changes)
+        };
+        self.tables
+            .plan_node_addresses(self.node_addresses.clone(), &mut plan);
+        self.left.extend(&plan.left);
+        // Until the plan is carried out the tables are ahead of the maps.
+        self.stale = true;
+        self.maps.apply(&plan)?;
+        self.stale = false;
+        self.reaper.end(std::mem::take(&mut self.left));
+        self.done(plan);
+        let triggers = std::mem::take(&mut self.triggers);
+        self.metrics.synced(SystemTime::now(), begun.elapsed(), &triggers);
+        let usage = self.maps.usage(self.tables.sizes());
+        self.metrics.set_state(usage, self.blocked.len());
+        Ok(())
+    }
+
+    /// Makes room in a map that is full.
+    fn grow(&mut self, name: &'static str, max_entries: u32) -> Result<(), ProgramsError> {
+        if max_entries > MAX_ENTRIES_MAX / 2 {
+            return Err(MapsError::Full { name, max_entries }.into());
+        }
+        let room = max_entries * 2;
+        programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, name, room)?;
+        self.maps = Maps::open(&self.pins.maps())?;
+        info!(
+            map = name,
+            max_entries = room,
+            "the map was full and has been replaced by a larger one"
+        );
+        Ok(())
+    }
+
+    fn done(&mut self, plan: Plan) {
+        let blocked: BTreeSet<_> = plan
+            .conflicts
+            .iter()
+            .map(|(service, _)| service.clone())
+            .collect();
+        for (service, address) in plan
+            .conflicts
+            .iter()
+            .filter(|(service, _)| !self.blocked.contains(service))
+        {
+            warn!(%service, %address, "another Service has this address");
+        }
+        self.blocked = blocked;
+        if plan.is_empty() && self.complete {
+            return;
+        }
+        let (changed, gone) = (plan.put_frontends.len(), plan.delete_frontends.len());
+        let (backends, backends_gone) = (plan.put_backends.len(), plan.delete_backends.len());
+        if self.complete {
+            debug!(
+                changed,
+                gone,
+                backends,
+                backends_gone,
+                writes = plan.writes(),
+                "planned and written"
+            );
+        } else {
+            info!(
+                changed,
+                gone,
+                unchanged = plan.unchanged,
+                backends,
+                backends_gone,
+                "in step with the API"
+            );
+        }
+    }
+}
+
+/// An event of one of the watches, reduced to what is kept.
+enum Watched {
+    Service(Event<(ObjectName, Option<Service>)>),
+    /// With the time of the change that led to it, if it says so.
+    EndpointSlice(Event<(ObjectName, Option<EndpointSlice>)>, Option<SystemTime>),
+    Node(Event<(String, Option<node::Node>)>),
+}
+
+/// All watches as one endless stream; their errors are logged and retried inside.
+fn events(client: Client, node_name: String) -> impl Stream<Item = Watched> + Unpin {
+    let ours = watcher::Config::default().labels(LABEL_SELECTOR);
+    let services = watch(
+        Api::<core::Service>::all(client.clone()),
+        ours.clone(),
+        "Services",
+    )
+    .map(|event| {
+        Watched::Service(reduce(event, |service| {
+            (object_name(&service), Service::from_api(&service))
+        }))
+    });
+    let slices = watch(
+        Api::<discovery::EndpointSlice>::all(client.clone()),
+        ours,
+        "EndpointSlices",
+    )
+    .map(move |event| {
+        let trigger = match &event {
+            Event::Apply(slice) => trigger_time(slice),
+            _ => None,
+        };
+        let event = reduce(event, |slice| {
+            (object_name(&slice), EndpointSlice::from_api(&slice, &node_name))
+        });
+        Watched::EndpointSlice(event, trigger)
+    });
+    let nodes = watch(
+        Api::<core::Node>::all(client),
+        watcher::Config::default(),
+        "Nodes",
+    )
+    .map(|event| {
+        Watched::Node(reduce(event, |node| {
+            (node.name_any(), Some(node::Node::from_api(&node)))
+        }))
+    });
+    stream::select_all([services.boxed_local(), slices.boxed_local(), nodes.boxed_local()])
+}
+
+fn watch<K>(api: Api<K>, config: watcher::Config, what: &'static str) -> impl Stream<Item = Event<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    watcher(api, config).default_backoff().filter_map(move |event| {
+        std::future::ready(match event {
+            Ok(event) => Some(event),
+            Err(error) => {
+                warn!(watch = what, error = %chain(&error), "will retry");
+                None
+            }
+        })
+    })
+}
+
+/// When the pod or Service changed that the slice follows.
+fn trigger_time(slice: &discovery::EndpointSlice) -> Option<SystemTime> {
+    let time = slice.annotations().get(TRIGGER_TIME)?;
+    time.parse::<jiff::Timestamp>().ok().map(SystemTime::from)
+}
+
+fn object_name<K: ResourceExt>(object: &K) -> ObjectName {
+    ObjectName::new(&object.namespace().unwrap_or_default(), &object.name_any())
+}
+
+fn reduce<K, T>(event: Event<K>, f: impl FnOnce(K) -> T) -> Event<T> {
+    match event {
+        Event::Apply(object) => Event::Apply(f(object)),
+        Event::Delete(object) => Event::Delete(f(object)),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(f(object)),
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+/// An error with all that led to it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some libraries repeat their source in their own text.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,444 @@
+//! The maps of the kernel: read once at start, written by plans. Nothing else in the agent writes them.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, MapError},
+};
+use proxy_ebpf_common::{
+    Address4, Address6, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendKey,
+    NetnsCookie, Port, ReverseSk, ReverseSkKey, ServiceId, SlotKey, maps,
+};
+use thiserror::Error;
+
+use crate::{
+    desired::{FrontendAddress, SocketAddress},
+    metrics::MapUse,
+    plan::{Entries, Plan, Sizes},
+    sys,
+};
+
+/// Why maps cannot be used, read or written.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum MapsError {
+    #[error("open the map {path}")]
+    Open { path: PathBuf, source: MapError },
+    #[error(
+        "the pinned map {path} has keys of {key_size} and values of {value_size} bytes where {wanted_key_size} and \
+         {wanted_value_size} are needed: another program has pinned it; remove it by `proxy-ebpf cleanup`"
+    )]
+    Layout {
+        path: PathBuf,
+        key_size: usize,
+        value_size: usize,
+        wanted_key_size: usize,
+        wanted_value_size: usize,
+    },
+    #[error("read the map {name}")]
+    Read { name: &'static str, source: io::Error },
+    #[error(
+        "the map {name} is full with {max_entries} entries: some Services cannot be reached from this node"
+    )]
+    Full { name: &'static str, max_entries: u32 },
+    #[error("the map {name} is not filled by the agent and does not grow")]
+    NotOurs { name: &'static str },
+    #[error("write the map {name}")]
+    Write { name: &'static str, source: io::Error },
+    #[error("delete from the map {name}")]
+    Delete { name: &'static str, source: io::Error },
+}
+
+/// The maps that the agent fills.
+#[derive(Debug)]
+pub struct Maps {
+    frontends4: Map,
+    frontends6: Map,
+    slots: Map,
+    backends4: Map,
+    backends6: Map,
+    matches: Map,
+    node_addresses4: Map,
+    node_addresses6: Map,
+}
+
+#[derive(Debug)]
+struct Map {
+    name: &'static str,
+    max_entries: u32,
+    data: MapData,
+}
+
+impl Maps {
+    /// Opens the pinned maps and checks that they are what the programs were compiled for.
+    pub fn open(dir: &Path) -> Result<Self, MapsError> {
+        // Only programs write these, but a map of another shape would fail them too.
+        Map::open::<ReverseSkKey<Address4>, ReverseSk<Address4>>(dir, maps::REVERSE_SK4)?;
+        Map::open::<ReverseSkKey<Address6>, ReverseSk<Address6>>(dir, maps::REVERSE_SK6)?;
+        Map::open::<AffinityKey<NetnsCookie>, Affinity>(dir, maps::AFFINITY_SK)?;
+        Ok(Self {
+            frontends4: Map::open::<FrontendKey<Address4>, Frontend>(dir, maps::FRONTENDS4)?,
+            frontends6: Map::open::<FrontendKey<Address6>, Frontend>(dir, maps::FRONTENDS6)?,
+            slots: Map::open::<SlotKey, BackendId>(dir, maps::SLOTS)?,
+            backends4: Map::open::<BackendId, Backend<Address4>>(dir, maps::BACKENDS4)?,
+            backends6: Map::open::<BackendId, Backend<Address6>>(dir, maps::BACKENDS6)?,
+            matches: Map::open::<AffinityMatchKey, u32>(dir, maps::AFFINITY_MATCH)?,
+            node_addresses4: Map::open::<Address4, u32>(dir, maps::NODE_ADDRESSES4)?,
+            node_addresses6: Map::open::<Address6, u32>(dir, maps::NODE_ADDRESSES6)?,
+        })
+    }
+
+    /// How full the maps are with tables of these sizes.
+    pub fn usage(&self, sizes: Sizes) -> Vec<MapUse> {
+        let [frontends4, frontends6] = sizes.frontends;
+        let [backends4, backends6] = sizes.backends;
+        let [nodes4, nodes6] = sizes.node_addresses;
+        let usage = [
+            (&self.frontends4, frontends4),
+            (&self.frontends6, frontends6),
+            (&self.slots, sizes.slots),
+            (&self.backends4, backends4),
+            (&self.backends6, backends6),
+            (&self.matches, sizes.matches),
+            (&self.node_addresses4, nodes4),
+            (&self.node_addresses6, nodes6),
+        ];
+        let usage = usage.iter().map(|(map, entries)| MapUse {
+            name: map.name,
+            entries: *entries,
+            max_entries: map.max_entries,
+        });
+        usage.collect()
+    }
+
+    /// Copies what the map `name` holds to the one of the same name in another folder of pins.
+    pub(crate) fn copy(&self, name: &'static str, dir: &Path) -> Result<(), MapsError> {
+        match name {
+            maps::FRONTENDS4 => self.frontends4.copy::<FrontendKey<Address4>, Frontend>(dir),
+            maps::FRONTENDS6 => self.frontends6.copy::<FrontendKey<Address6>, Frontend>(dir),
+            maps::SLOTS => self.slots.copy::<SlotKey, BackendId>(dir),
+            maps::BACKENDS4 => self.backends4.copy::<BackendId, Backend<Address4>>(dir),
+            maps::BACKENDS6 => self.backends6.copy::<BackendId, Backend<Address6>>(dir),
+            maps::AFFINITY_MATCH => self.matches.copy::<AffinityMatchKey, u32>(dir),
+            maps::NODE_ADDRESSES4 => self.node_addresses4.copy::<Address4, u32>(dir),
+            maps::NODE_ADDRESSES6 => self.node_addresses6.copy::<Address6, u32>(dir),
+            name => Err(MapsError::NotOurs { name }),
+        }
+    }
+
+    /// Everything that the maps hold.
+    pub fn read(&self) -> Result<Entries, MapsError> {
+        let mut entries = Entries {
+            slots: self.slots.read()?,
+            ..Entries::default()
+        };
+        let frontends4: Vec<(FrontendKey<Address4>, Frontend)> = self.frontends4.read()?;
+        let frontends6: Vec<(FrontendKey<Address6>, Frontend)> = self.frontends6.read()?;
+        entries.frontends.extend(
+            frontends4
+                .into_iter()
+                .map(|(key, value)| (FrontendAddress::from(key), value)),
+        );
+        entries.frontends.extend(
+            frontends6
+                .into_iter()
+                .map(|(key, value)| (FrontendAddress::from(key), value)),
+        );
+        let backends4: Vec<(BackendId, Backend<Address4>)> = self.backends4.read()?;
+        let backends6: Vec<(BackendId, Backend<Address6>)> = self.backends6.read()?;
+        entries.backends.extend(
+            backends4
+                .into_iter()
+                .map(|(id, backend)| (id, SocketAddress::from(backend))),
+        );
+        entries.backends.extend(
+            backends6
+                .into_iter()
+                .map(|(id, backend)| (id, SocketAddress::from(backend))),
+        );
+        let matches: Vec<(AffinityMatchKey, u32)> = self.matches.read()?;
+        entries.matches.extend(matches.into_iter().map(|(key, _)| key));
+        let nodes4: Vec<(Address4, u32)> = self.node_addresses4.read()?;
+        let nodes6: Vec<(Address6, u32)> = self.node_addresses6.read()?;
+        let nodes4 = nodes4.iter().map(|(ip, _)| IpAddr::from(ip.octets()));
+        let nodes6 = nodes6.iter().map(|(ip, _)| IpAddr::from(ip.octets()));
+        entries.node_addresses.extend(nodes4.chain(nodes6));
+        Ok(entries)
+    }
+
+    /// Carries out a plan: backends, matches, slots, frontends; then deletions in reverse.
+    ///
+    /// Stops at the first failure. What was written by then is consistent, but the plan's tables no longer say what is in
+    /// the maps: they have to be read anew.
+    pub fn apply(&self, plan: &Plan) -> Result<(), MapsError> {
+        self.backends4
+            .update(&picked(&plan.put_backends, |&(id, address)| {
+                Some((id, backend4(address)?))
+            }))?;
+        self.backends6
+            .update(&picked(&plan.put_backends, |&(id, address)| {
+                Some((id, backend6(address)?))
+            }))?;
+        self.matches
+            .update(&picked(&plan.put_matches, |&key| Some((key, 1_u32))))?;
+        self.slots.update(&plan.put_slots)?;
+        self.frontends4
+            .update(&picked(&plan.put_frontends, |&(key, value)| {
+                Some((frontend4(key)?, value))
+            }))?;
+        self.frontends6
+            .update(&picked(&plan.put_frontends, |&(key, value)| {
+                Some((frontend6(key)?, value))
+            }))?;
+
+        self.frontends4
+            .delete(&picked(&plan.delete_frontends, |&key| frontend4(key)))?;
+        self.frontends6
+            .delete(&picked(&plan.delete_frontends, |&key| frontend6(key)))?;
+        self.slots.delete(&plan.delete_slots)?;
+        self.matches.delete(&plan.delete_matches)?;
+        self.backends4
+            .delete(&picked(&plan.delete_backends, |&(id, address)| {
+                backend4(address).map(|_| id)
+            }))?;
+        self.backends6
+            .delete(&picked(&plan.delete_backends, |&(id, address)| {
+                backend6(address).map(|_| id)
+            }))?;
+
+        let (put, delete) = (&plan.put_node_addresses, &plan.delete_node_addresses);
+        self.node_addresses4
+            .update(&picked(put, |&ip| Some((address4(ip)?, 1_u32))))?;
+        self.node_addresses6
+            .update(&picked(put, |&ip| Some((address6(ip)?, 1_u32))))?;
+        self.node_addresses4.delete(&picked(delete, |&ip| address4(ip)))?;
+        self.node_addresses6.delete(&picked(delete, |&ip| address6(ip)))?;
+        Ok(())
+    }
+}
+
+/// Which Service each socket was sent to a backend by. Programs write this, the agent only reads it.
+#[derive(Debug)]
+pub struct ReverseSockets {
+    v4: Map,
+    v6: Map,
+}
+
+impl ReverseSockets {
+    /// Opens the pinned maps.
+    pub fn open(dir: &Path) -> Result<Self, MapsError> {
+        Ok(Self {
+            v4: Map::open::<ReverseSkKey<Address4>, ReverseSk<Address4>>(dir, maps::REVERSE_SK4)?,
+            v6: Map::open::<ReverseSkKey<Address6>, ReverseSk<Address6>>(dir, maps::REVERSE_SK6)?,
+        })
+    }
+
+    /// The service by which a socket was sent to a backend; `None`: it was not, or that is forgotten.
+    pub fn service(&self, cookie: [u32; 2], backend: SocketAddress) -> Result<Option<ServiceId>, MapsError> {
+        let port = Port::new(backend.port);
+        match backend.address {
+            IpAddr::V4(address) => {
+                let address = Address4::from_octets(address.octets());
+                let key = ReverseSkKey {
+                    cookie,
+                    address,
+                    port,
+                    reserved: 0,
+                };
+                let found: Option<ReverseSk<Address4>> = self.v4.lookup(&key)?;
+                Ok(found.map(|origin| origin.service))
+            }
+            IpAddr::V6(address) => {
+                let address = Address6::from_octets(address.octets());
+                let key = ReverseSkKey {
+                    cookie,
+                    address,
+                    port,
+                    reserved: 0,
+                };
+                let found: Option<ReverseSk<Address6>> = self.v6.lookup(&key)?;
+                Ok(found.map(|origin| origin.service))
+            }
+        }
+    }
+}
+
+impl Map {
+    fn open<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<Self, MapsError> {
+        let path = dir.join(name);
+        let open_failed = |source| MapsError::Open {
+            path: path.clone(),
+            source,
+        };
+        let data = MapData::from_pin(&path).map_err(open_failed)?;
+        let info = data.info().map_err(open_failed)?;
+        let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
+        if (key_size, value_size) != (size_of::<K>(), size_of::<V>()) {
+            return Err(MapsError::Layout {
+                path,
+                key_size,
+                value_size,
+                wanted_key_size: size_of::<K>(),
+                wanted_value_size: size_of::<V>(),
+            });
+        }
+        Ok(Self {
+            name,
+            max_entries: info.max_entries(),
+            data,
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.data.fd().as_fd()
+    }
+
+    fn read<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, MapsError> {
+        sys::read(self.fd()).map_err(|source| MapsError::Read {
+            name: self.name,
+            source,
+        })
+    }
+
+    fn copy<K: Pod, V: Pod>(&self, dir: &Path) -> Result<(), MapsError> {
+        Self::open::<K, V>(dir, self.name)?.update(&self.read::<K, V>()?)
+    }
+
+    fn lookup<K: Pod, V: Pod>(&self, key: &K) -> Result<Option<V>, MapsError> {
+        sys::lookup(self.fd(), key).map_err(|source| MapsError::Read {
+            name: self.name,
+            source,
+        })
+    }
+
+    fn update<K: Pod, V: Pod>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
+        sys::update(self.fd(), entries).map_err(|source| match source.raw_os_error() {
+            Some(libc::E2BIG) => MapsError::Full {
+                name: self.name,
+                max_entries: self.max_entries,
+            },
+            _ => MapsError::Write {
+                name: self.name,
+                source,
+            },
+        })
+    }
+
+    fn delete<K: Pod>(&self, keys: &[K]) -> Result<(), MapsError> {
+        sys::delete(self.fd(), keys).map_err(|source| MapsError::Delete {
+            name: self.name,
+            source,
+        })
+    }
+}
+
+impl From<FrontendKey<Address4>> for FrontendAddress {
+    fn from(key: FrontendKey<Address4>) -> Self {
+        Self {
+            socket: SocketAddress {
+                address: Ipv4Addr::from(key.address.octets()).into(),
+                port: key.port.get(),
+                protocol: key.protocol,
+            },
+            scope: key.scope,
+        }
+    }
+}
+
+impl From<FrontendKey<Address6>> for FrontendAddress {
+    fn from(key: FrontendKey<Address6>) -> Self {
+        Self {
+            socket: SocketAddress {
+                address: Ipv6Addr::from(key.address.octets()).into(),
+                port: key.port.get(),
+                protocol: key.protocol,
+            },
+            scope: key.scope,
+        }
+    }
+}
+
+impl From<Backend<Address4>> for SocketAddress {
+    fn from(backend: Backend<Address4>) -> Self {
+        let address = Ipv4Addr::from(backend.address.octets()).into();
+        Self {
+            address,
+            port: backend.port.get(),
+            protocol: backend.protocol,
+        }
+    }
+}
+
+impl From<Backend<Address6>> for SocketAddress {
+    fn from(backend: Backend<Address6>) -> Self {
+        let address = Ipv6Addr::from(backend.address.octets()).into();
+        Self {
+            address,
+            port: backend.port.get(),
+            protocol: backend.protocol,
+        }
+    }
+}
+
+/// What concerns one map of a family.
+fn picked<T, U>(items: &[T], pick: impl Fn(&T) -> Option<U>) -> Vec<U> {
+    items.iter().filter_map(pick).collect()
+}
+
+fn frontend4(FrontendAddress { socket, scope }: FrontendAddress) -> Option<FrontendKey<Address4>> {
+    Some(FrontendKey {
+        address: address4(socket.address)?,
+        port: Port::new(socket.port),
+        protocol: socket.protocol,
+        scope,
+    })
+}
+
+fn frontend6(FrontendAddress { socket, scope }: FrontendAddress) -> Option<FrontendKey<Address6>> {
+    Some(FrontendKey {
+        address: address6(socket.address)?,
+        port: Port::new(socket.port),
+        protocol: socket.protocol,
+        scope,
+    })
+}
+
+fn backend4(
+    SocketAddress {
+        address,
+        port,
+        protocol,
+    }: SocketAddress,
+) -> Option<Backend<Address4>> {
+    Some(Backend::new(address4(address)?, Port::new(port), protocol))
+}
+
+fn backend6(
+    SocketAddress {
+        address,
+        port,
+        protocol,
+    }: SocketAddress,
+) -> Option<Backend<Address6>> {
+    Some(Backend::new(address6(address)?, Port::new(port), protocol))
+}
+
+fn address4(address: IpAddr) -> Option<Address4> {
+    match address {
+        IpAddr::V4(address) => Some(Address4::from_octets(address.octets())),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn address6(address: IpAddr) -> Option<Address6> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(Address6::from_octets(address.octets())),
+    }
+}

@@ -1,0 +1,631 @@
+//! What the API asks for: Services and EndpointSlices, reduced to what the data plane needs, and the service ports that
+//! follow from them. Pure.
+//!
+//! Behaviour follows kube-proxy: `pkg/proxy/{serviceport,endpoint,endpointslicecache,topology}.go`.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use proxy_ebpf_common::{Protocol, Scope};
+
+/// Somebody else's proxy handles objects with this label, whatever its value.
+const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Slices of headless Services carry this label.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The Service that a slice belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Upstream's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const DEFAULT_AFFINITY_TIMEOUT_S: u32 = 10_800;
+
+/// The label selector of objects that concern this proxy; what it leaves out never reaches the node.
+pub const LABEL_SELECTOR: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
+
+/// Namespace and name of an object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectName(Arc<str>);
+
+/// A Service.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Service {
+    cluster_ips: Vec<IpAddr>,
+    /// Other addresses at which the Service's own ports are reached: externalIPs, and those that its load balancer gave it.
+    external_ips: Vec<IpAddr>,
+    ports: Vec<PortOfService>,
+    affinity_timeout_s: u32,
+    internal_traffic_local: bool,
+    external_traffic_local: bool,
+    health_check_node_port: Option<u16>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct PortOfService {
+    port: Port,
+    node_port: Option<u16>,
+}
+
+/// A named port of a Service or a slice.
+#[derive(Debug, PartialEq, Eq)]
+struct Port {
+    name: Box<str>,
+    protocol: Protocol,
+    port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    service: ObjectName,
+    ports: Vec<Port>,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Endpoint {
+    address: IpAddr,
+    state: EndpointState,
+    /// Zones whose nodes should prefer it; empty: no hint.
+    zones: Box<[Box<str>]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EndpointState {
+    ready: bool,
+    /// Serving although terminating: used when nothing is ready.
+    draining: bool,
+    /// On this node.
+    local: bool,
+    /// Whether this node should prefer it; `None`: it is not said which nodes should.
+    for_this_node: Option<bool>,
+}
+
+/// Where a Service is reached, or a backend is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+}
+
+/// Where some clients reach a Service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendAddress {
+    /// The address. The unspecified one stands for the addresses of nodes, port 0 of [`Protocol::ANY`] for all other ports.
+    pub socket: SocketAddress,
+    /// Whose traffic it is for.
+    pub scope: Scope,
+}
+
+/// One port of a Service in one address family, and for one kind of clients where their policies differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Where it is reached.
+    pub frontends: Vec<FrontendAddress>,
+    /// Who answers; sorted, each once.
+    pub backends: Vec<SocketAddress>,
+    /// How long a client stays with its backend. Zero: no affinity.
+    pub affinity_timeout_s: u32,
+    /// Only backends of this node may be used and it has none, but other nodes have.
+    pub elsewhere: bool,
+}
+
+/// Where a load balancer asks whether this node has endpoints of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port.
+    pub port: u16,
+    /// Number of ready endpoints on this node. Terminating ones do not count: they should get no new clients.
+    pub local_endpoints: usize,
+}
+
+impl ObjectName {
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name in the namespace.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+
+    /// The name of an object in a namespace.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for SocketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            port,
+            protocol,
+        } = self;
+        match address {
+            IpAddr::V4(address) => write!(f, "{address}:{port}")?,
+            IpAddr::V6(address) => write!(f, "[{address}]:{port}")?,
+        }
+        match *protocol {
+            Protocol::ANY => f.write_str("/*"),
+            Protocol::TCP => f.write_str("/TCP"),
+            Protocol::UDP => f.write_str("/UDP"),
+            Protocol(number) => write!(f, "/{number}"),
+        }
+    }
+}
+
+impl fmt::Debug for SocketAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<SocketAddress> for FrontendAddress {
+    /// Where everybody reaches it.
+    fn from(socket: SocketAddress) -> Self {
+        let scope = Scope::INTERNAL;
+        Self { socket, scope }
+    }
+}
+
+impl fmt::Display for FrontendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.socket, f)?;
+        match self.scope {
+            Scope::EXTERNAL => f.write_str(" from outside"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for FrontendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Service {
+    /// `None`: not for this proxy, or without an address that could be translated.
+    pub fn from_api(service: &core::Service) -> Option<Self> {
+        if has_label(&service.metadata.labels, SERVICE_PROXY_NAME)
+            || has_label(&service.metadata.labels, HEADLESS)
+        {
+            return None;
+        }
+        let spec = service.spec.as_ref()?;
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return None;
+        }
+        // "None" and "" are no addresses: a headless Service, and one that has not been given its address yet.
+        let cluster_ips: Vec<_> = spec
+            .cluster_ips
+            .iter()
+            .flatten()
+            .filter_map(|ip| ip.parse().ok())
+            .collect();
+        let ports = spec.ports.iter().flatten();
+        let ports: Vec<_> = ports.filter_map(PortOfService::from_api).collect();
+        if cluster_ips.is_empty() || ports.is_empty() {
+            return None;
+        }
+        let affinity_timeout_s = match spec.session_affinity.as_deref() {
+            Some("ClientIP") => spec
+                .session_affinity_config
+                .as_ref()
+                .and_then(|config| config.client_ip.as_ref()?.timeout_seconds)
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .unwrap_or(DEFAULT_AFFINITY_TIMEOUT_S),
+            _ => 0,
+        };
+        let mut external_ips = external_ips(service, spec);
+        external_ips.retain(|ip| !cluster_ips.contains(ip));
+        Some(Self {
+            cluster_ips,
+            external_ips,
+            ports,
+            affinity_timeout_s,
+            internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            external_traffic_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            health_check_node_port: spec
+                .health_check_node_port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|&port| port != 0),
+        })
+    }
+}
+
+impl EndpointSlice {
+    /// `None`: not for this proxy, of no Service, or without addresses.
+    pub fn from_api(slice: &discovery::EndpointSlice, node_name: &str) -> Option<Self> {
+        let metadata = &slice.metadata;
+        if has_label(&metadata.labels, SERVICE_PROXY_NAME) || has_label(&metadata.labels, HEADLESS) {
+            return None;
+        }
+        if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+            return None;
+        }
+        let name = metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+        let service = ObjectName::new(metadata.namespace.as_deref()?, name);
+        let ports = slice.ports.iter().flatten().filter_map(Port::of_slice).collect();
+        let endpoints = slice.endpoints.iter().flatten();
+        let endpoints = endpoints
+            .filter_map(|endpoint| Endpoint::from_api(endpoint, node_name))
+            .collect();
+        Some(Self {
+            service,
+            ports,
+            endpoints,
+        })
+    }
+
+    /// The Service that the slice belongs to.
+    pub fn service(&self) -> &ObjectName {
+        &self.service
+    }
+}
+
+impl Endpoint {
+    fn from_api(endpoint: &discovery::Endpoint, node_name: &str) -> Option<Self> {
+        // All addresses of an endpoint are the same pod; consumers take the first.
+        let address = endpoint.addresses.first()?.parse().ok()?;
+        let conditions = endpoint.conditions.as_ref();
+        // What is not said counts as good.
+        let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+        let serving = conditions
+            .and_then(|conditions| conditions.serving)
+            .unwrap_or(true);
+        let terminating = conditions
+            .and_then(|conditions| conditions.terminating)
+            .unwrap_or(false);
+        let hints = endpoint.hints.as_ref();
+        let zones = hints
+            .and_then(|hints| hints.for_zones.as_ref())
+            .into_iter()
+            .flatten();
+        let nodes = hints
+            .and_then(|hints| hints.for_nodes.as_ref())
+            .filter(|nodes| !nodes.is_empty());
+        let state = EndpointState {
+            ready,
+            draining: serving && terminating,
+            local: endpoint.node_name.as_deref() == Some(node_name),
+            for_this_node: nodes.map(|nodes| nodes.iter().any(|node| node.name == node_name)),
+        };
+        Some(Self {
+            address,
+            state,
+            zones: zones.map(|zone| zone.name.as_str().into()).collect(),
+        })
+    }
+}
+
+impl PortOfService {
+    fn from_api(port: &core::ServicePort) -> Option<Self> {
+        let name = port.name.as_deref().unwrap_or_default().into();
+        let node_port = port.node_port.and_then(|port| u16::try_from(port).ok());
+        Some(Self {
+            port: Port {
+                name,
+                protocol: protocol(port.protocol.as_deref())?,
+                port: u16::try_from(port.port).ok()?,
+            },
+            node_port: node_port.filter(|&port| port != 0),
+        })
+    }
+}
+
+impl Port {
+    /// A slice's port may have no number, which stands for all ports: nothing that a Service could be mapped to.
+    fn of_slice(port: &discovery::EndpointPort) -> Option<Self> {
+        let name = port.name.as_deref().unwrap_or_default().into();
+        Some(Self {
+            name,
+            protocol: protocol(port.protocol.as_deref())?,
+            port: u16::try_from(port.port?).ok()?,
+        })
+    }
+}
+
+/// The ports of a Service with their usable backends, on a node of `zone`.
+pub fn service_ports<'a>(
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
+    zone: Option<&str>,
+) -> Vec<ServicePort> {
+    let mut ports = Vec::new();
+    let families = [false, true].map(|ipv6| (ipv6, service.of_family(ipv6)));
+    for port in &service.ports {
+        for (ipv6, (cluster_ips, external_ips)) in &families {
+            if !cluster_ips.is_empty() {
+                let endpoints = endpoints(&port.port, *ipv6, slices.clone());
+                service_port(
+                    service,
+                    port,
+                    cluster_ips,
+                    external_ips,
+                    &endpoints,
+                    zone,
+                    &mut ports,
+                );
+            }
+        }
+    }
+    // Whoever asks for a port that a cluster IP has not must not be sent looking for it on the network.
+    for (_, (cluster_ips, _)) in families {
+        if !cluster_ips.is_empty() {
+            ports.push(ServicePort {
+                frontends: frontends(&cluster_ips, 0, Protocol::ANY, Scope::INTERNAL).collect(),
+                backends: Vec::new(),
+                affinity_timeout_s: 0,
+                elsewhere: false,
+            });
+        }
+    }
+    ports
+}
+
+/// The health check that a Service asks for.
+pub fn health_check<'a>(
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Option<HealthCheck> {
+    let port = service.health_check_node_port?;
+    let endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints);
+    let local: BTreeSet<_> = endpoints
+        .filter(|endpoint| endpoint.state.local && endpoint.state.ready)
+        .map(|endpoint| endpoint.address)
+        .collect();
+    // A pod of both families has an address of each.
+    let ipv6 = local.iter().filter(|address| address.is_ipv6()).count();
+    Some(HealthCheck {
+        port,
+        local_endpoints: ipv6.max(local.len() - ipv6),
+    })
+}
+
+impl Service {
+    /// The cluster IPs and the other addresses of a family.
+    fn of_family(&self, ipv6: bool) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let pick = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| ip.is_ipv6() == ipv6).collect();
+        (pick(&self.cluster_ips), pick(&self.external_ips))
+    }
+}
+
+/// One port in one family. Its clients fall in three groups, two of which usually share the backends.
+fn service_port(
+    service: &Service,
+    PortOfService { port, node_port }: &PortOfService,
+    cluster_ips: &[IpAddr],
+    external_ips: &[IpAddr],
+    endpoints: &Endpoints<'_>,
+    zone: Option<&str>,
+    ports: &mut Vec<ServicePort>,
+) {
+    let nodes = match cluster_ips.first() {
+        Some(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let nodes = [nodes];
+    let external = |scope| {
+        let node_port = node_port.map(|number| frontends(&nodes, number, port.protocol, scope));
+        frontends(external_ips, port.port, port.protocol, scope)
+            .chain(node_port.into_iter().flatten())
+            .collect::<Vec<_>>()
+    };
+    let mut push = |frontends: Vec<FrontendAddress>, backends: Vec<SocketAddress>, local: bool| {
+        if !frontends.is_empty() {
+            ports.push(ServicePort {
+                frontends,
+                elsewhere: local && backends.is_empty() && endpoints.any_usable(),
+                backends,
+                affinity_timeout_s: service.affinity_timeout_s,
+            });
+        }
+    };
+    let mut internal: Vec<_> = frontends(cluster_ips, port.port, port.protocol, Scope::INTERNAL).collect();
+    if service.internal_traffic_local {
+        push(internal, endpoints.local(), true);
+        internal = Vec::new();
+    }
+    // Inside the cluster the external addresses are a short cut past the load balancer: the external policy is about
+    // keeping the client's address and sparing a hop, neither of which is lost here.
+    internal.extend(external(Scope::INTERNAL));
+    push(internal, endpoints.cluster(zone), false);
+    if service.external_traffic_local {
+        push(external(Scope::EXTERNAL), endpoints.local(), true);
+    }
+}
+
+fn frontends(
+    ips: &[IpAddr],
+    port: u16,
+    protocol: Protocol,
+    scope: Scope,
+) -> impl Iterator<Item = FrontendAddress> {
+    ips.iter().map(move |&address| FrontendAddress {
+        socket: SocketAddress {
+            address,
+            port,
+            protocol,
+        },
+        scope,
+    })
+}
+
+/// The endpoints of one port in one family, each once.
+struct Endpoints<'a>(BTreeMap<SocketAddress, (EndpointState, &'a [Box<str>])>);
+
+fn endpoints<'a>(
+    port: &Port,
+    ipv6: bool,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Endpoints<'a> {
+    let mut endpoints = BTreeMap::<SocketAddress, (EndpointState, &[Box<str>])>::new();
+    for slice in slices {
+        let same = slice
+            .ports
+            .iter()
+            .filter(|other| other.name == port.name && other.protocol == port.protocol);
+        for target in same {
+            let of_family = slice
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.address.is_ipv6() == ipv6);
+            for endpoint in of_family {
+                let address = SocketAddress {
+                    address: endpoint.address,
+                    port: target.port,
+                    protocol: target.protocol,
+                };
+                let new = (endpoint.state, &*endpoint.zones);
+                // An endpoint that moves from one slice to another is in both for a moment: it is ready if either says
+                // so, and that slice's hints are the newer ones.
+                let known = endpoints.entry(address).or_insert(new);
+                if endpoint.state.ready && !known.0.ready {
+                    *known = new;
+                }
+                known.0.draining |= endpoint.state.draining;
+            }
+        }
+    }
+    Endpoints(endpoints)
+}
+
+/// Which endpoints a node should keep to.
+enum Topology<'a> {
+    Any,
+    SameNode,
+    SameZone(&'a str),
+}
+
+impl Endpoints<'_> {
+    /// Those for clients that may be sent to every node.
+    fn cluster(&self, zone: Option<&str>) -> Vec<SocketAddress> {
+        let topology = self.topology(zone);
+        let preferred = self.addresses(|state, zones| {
+            state.ready
+                && match topology {
+                    Topology::Any => true,
+                    Topology::SameNode => state.for_this_node == Some(true),
+                    Topology::SameZone(zone) => zones.iter().any(|other| **other == *zone),
+                }
+        });
+        if preferred.is_empty() {
+            self.addresses(|state, _| state.draining)
+        } else {
+            preferred
+        }
+    }
+
+    /// Those for clients that must stay on this node.
+    fn local(&self) -> Vec<SocketAddress> {
+        let ready = self.addresses(|state, _| state.local && state.ready);
+        if ready.is_empty() {
+            self.addresses(|state, _| state.local && state.draining)
+        } else {
+            ready
+        }
+    }
+
+    /// Whether anybody in the cluster could answer.
+    fn any_usable(&self) -> bool {
+        self.0.values().any(|(state, _)| state.ready || state.draining)
+    }
+
+    fn addresses(&self, usable: impl Fn(&EndpointState, &[Box<str>]) -> bool) -> Vec<SocketAddress> {
+        let usable = self.0.iter().filter(|(_, (state, zones))| usable(state, zones));
+        usable.map(|(&address, _)| address).collect()
+    }
+
+    /// Hints count only if every ready endpoint has some and one of them is for this node: otherwise its clients would
+    /// all be sent to few endpoints, or to none.
+    fn topology<'a>(&self, zone: Option<&'a str>) -> Topology<'a> {
+        let ready = || self.0.values().filter(|(state, _)| state.ready);
+        let for_this_node = |(state, _): &(EndpointState, _)| state.for_this_node;
+        if ready().all(|endpoint| for_this_node(endpoint).is_some())
+            && ready().any(|endpoint| for_this_node(endpoint) == Some(true))
+        {
+            return Topology::SameNode;
+        }
+        match zone {
+            Some(zone)
+                if ready().all(|(_, zones)| !zones.is_empty())
+                    && ready().any(|(_, zones)| zones.iter().any(|other| **other == *zone)) =>
+            {
+                Topology::SameZone(zone)
+            }
+            _ => Topology::Any,
+        }
+    }
+}
+
+/// `spec.externalIPs` and the addresses of the load balancer that packets arrive with.
+fn external_ips(service: &core::Service, spec: &core::ServiceSpec) -> Vec<IpAddr> {
+    let declared = spec.external_ips.iter().flatten();
+    let status = service.status.as_ref();
+    let ingress = status
+        .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
+        .into_iter()
+        .flatten();
+    // A load balancer that is a proxy wants to see the traffic itself. So does one that has to keep out clients: whether
+    // a pod is among those admitted is not known before it has a source address.
+    let restricted = spec
+        .load_balancer_source_ranges
+        .as_ref()
+        .is_some_and(|ranges| !ranges.is_empty());
+    let ingress = ingress
+        .filter(|ingress| !restricted && ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref());
+    let ips: BTreeSet<IpAddr> = declared
+        .chain(ingress)
+        .filter_map(|ip| ip.parse().ok())
+        // These mean something else on every node; nobody may take them over by a Service.
+        .filter(|ip: &IpAddr| {
+            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(*ip))
+        })
+        .collect();
+    ips.into_iter().collect()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+fn has_label(labels: &Option<BTreeMap<String, String>>, label: &str) -> bool {
+    labels.as_ref().is_some_and(|labels| labels.contains_key(label))
+}
+
+/// The protocols that the socket path translates; SCTP sockets have no such hooks.
+fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name {
+        None | Some("TCP") => Some(Protocol::TCP),
+        Some("UDP") => Some(Protocol::UDP),
+        Some(_) => None,
+    }
+}

@@ -1,0 +1,610 @@
+//! The difference between what the API asks for and what is in the maps, as an ordered list of writes. Pure.
+//!
+//! [`Tables`] is what the maps hold, read from them at start and kept in step by [`Tables::plan`]. Ids come from there, so
+//! that a restarted agent finds its services and backends under the ids that affinity and open sockets know them by.
+//!
+//! Invariants, at every point between two writes of a plan:
+//! - every slot below a frontend's count names a backend that exists;
+//! - a slot of a service holds a backend that the service has now or had before the plan, never another's.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
+
+use proxy_ebpf_common::{AffinityMatchKey, BackendId, Frontend, FrontendFlags, Protocol, ServiceId, SlotKey};
+
+use crate::desired::{FrontendAddress, HealthCheck, ObjectName, ServicePort, SocketAddress};
+
+/// What is in the maps.
+#[derive(Debug, Default)]
+pub struct Tables {
+    frontends: HashMap<FrontendAddress, OwnedFrontend>,
+    /// Which frontends a Service has, so that one Service can be planned without a look at the others.
+    owned: HashMap<ObjectName, Vec<FrontendAddress>>,
+    services: HashMap<ServiceId, ServiceSlots>,
+    backends: HashMap<BackendId, BackendUse>,
+    backend_ids: HashMap<SocketAddress, BackendId>,
+    node_addresses: BTreeSet<IpAddr>,
+    sizes: Sizes,
+    last_service: u32,
+    last_backend: u32,
+}
+
+#[derive(Debug)]
+struct OwnedFrontend {
+    value: Frontend,
+    /// `None`: found in the maps, claimed by no Service yet.
+    owner: Option<ObjectName>,
+}
+
+#[derive(Debug, Default)]
+struct ServiceSlots {
+    /// The backend of each slot; id zero: the slot is empty.
+    slots: Vec<BackendId>,
+    /// The backends that affinity may keep to.
+    matches: BTreeSet<BackendId>,
+    /// Number of frontends that lead here.
+    frontends: usize,
+}
+
+#[derive(Debug)]
+struct BackendUse {
+    address: SocketAddress,
+    /// Number of slots that name it.
+    slots: usize,
+}
+
+/// Numbers of entries; of IPv4 and IPv6 where there is a map for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Frontends.
+    pub frontends: [usize; 2],
+    /// Slots.
+    pub slots: usize,
+    /// Backends.
+    pub backends: [usize; 2],
+    /// Pairs that affinity may keep to.
+    pub matches: usize,
+    /// Addresses that have node ports.
+    pub node_addresses: [usize; 2],
+}
+
+impl Sizes {
+    /// The index of an address's family.
+    fn family(address: IpAddr) -> usize {
+        usize::from(address.is_ipv6())
+    }
+}
+
+/// The entries of every map, as read from the kernel.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Entries {
+    /// Both families.
+    pub frontends: Vec<(FrontendAddress, Frontend)>,
+    /// Slots.
+    pub slots: Vec<(SlotKey, BackendId)>,
+    /// Both families.
+    pub backends: Vec<(BackendId, SocketAddress)>,
+    /// Pairs that affinity may keep to.
+    pub matches: Vec<AffinityMatchKey>,
+    /// Addresses that have node ports. Both families.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// What a Service should look like now. Without ports: it is gone.
+#[derive(Debug)]
+pub struct Change {
+    /// The Service.
+    pub service: ObjectName,
+    /// All of its ports.
+    pub ports: Vec<ServicePort>,
+    /// The health check that it asks for.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// Writes to the maps, in the order of the fields.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Backends come first: a slot must not name one that does not exist.
+    pub put_backends: Vec<(BackendId, SocketAddress)>,
+    /// Then what affinity may keep to, so that no client is given a backend that it may not come back to.
+    pub put_matches: Vec<AffinityMatchKey>,
+    /// Then the slots.
+    pub put_slots: Vec<(SlotKey, BackendId)>,
+    /// Then the counts that make new slots visible and old ones invisible.
+    pub put_frontends: Vec<(FrontendAddress, Frontend)>,
+    /// Deletion goes the other way round.
+    pub delete_frontends: Vec<FrontendAddress>,
+    /// Slots that no count covers any more.
+    pub delete_slots: Vec<SlotKey>,
+    /// What affinity must not keep to any more.
+    pub delete_matches: Vec<AffinityMatchKey>,
+    /// Backends that no slot names any more.
+    pub delete_backends: Vec<(BackendId, SocketAddress)>,
+    /// Addresses that have node ports now. Nothing refers to them.
+    pub put_node_addresses: Vec<IpAddr>,
+    /// Addresses that have no node ports any more.
+    pub delete_node_addresses: Vec<IpAddr>,
+    /// UDP backends that a service had and has no more: sockets that it connected to them are stuck there.
+    pub left: Vec<(ServiceId, SocketAddress)>,
+    /// Frontends that are as they should be.
+    pub unchanged: usize,
+    /// Services that want a frontend which another Service has. They have to be planned again when that one goes.
+    pub conflicts: Vec<(ObjectName, FrontendAddress)>,
+}
+
+impl Plan {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.writes() == 0
+    }
+
+    /// Number of entries to write or delete.
+    pub fn writes(&self) -> usize {
+        self.put_backends.len()
+            + self.put_matches.len()
+            + self.put_slots.len()
+            + self.put_frontends.len()
+            + self.delete_frontends.len()
+            + self.delete_slots.len()
+            + self.delete_matches.len()
+            + self.delete_backends.len()
+            + self.put_node_addresses.len()
+            + self.delete_node_addresses.len()
+    }
+}
+
+impl Tables {
+    /// The tables of a kernel that holds `entries`. Whatever a crash left half written is taken as it is; plans mend it.
+    pub fn new(entries: Entries) -> Self {
+        let mut tables = Self {
+            node_addresses: entries.node_addresses.into_iter().collect(),
+            ..Self::default()
+        };
+        for (id, address) in entries.backends {
+            tables.last_backend = tables.last_backend.max(id.0);
+            tables.backends.insert(id, BackendUse { address, slots: 0 });
+            tables.sizes.backends[Sizes::family(address.address)] += 1;
+            // Of two ids for one address the lower one wins, whatever order the kernel hands them out in.
+            let known = tables.backend_ids.entry(address).or_insert(id);
+            *known = (*known).min(id);
+        }
+        for (key, backend) in entries.slots {
+            let service = tables.service(key.service);
+            let index = key.slot as usize;
+            if service.slots.len() <= index {
+                service.slots.resize(index + 1, BackendId(0));
+            }
+            service.slots[index] = backend;
+            tables.sizes.slots += 1;
+            if let Some(user) = tables.backends.get_mut(&backend) {
+                user.slots += 1;
+            }
+        }
+        for key in entries.matches {
+            tables.service(key.service).matches.insert(key.backend);
+            tables.sizes.matches += 1;
+        }
+        for (address, value) in entries.frontends {
+            tables.service(value.service).frontends += 1;
+            tables.sizes.frontends[Sizes::family(address.socket.address)] += 1;
+            tables
+                .frontends
+                .insert(address, OwnedFrontend { value, owner: None });
+        }
+        tables
+    }
+
+    /// Plans the change of some Services and takes the plan as carried out. If carrying it out fails, the tables have to be
+    /// read anew.
+    pub fn plan(&mut self, changes: Vec<Change>) -> Plan {
+        let mut plan = Plan::default();
+        // Frontends are released first: within one batch of changes an address may pass from one Service to another.
+        let mut released = BTreeSet::new();
+        for change in &changes {
+            for address in self.owned.remove(&change.service).unwrap_or_default() {
+                if let Some(frontend) = self.frontends.get_mut(&address) {
+                    frontend.owner = None;
+                    released.insert(address);
+                }
+            }
+        }
+        let mut idle = BTreeSet::new();
+        // Two ports that shared an id must not go on sharing its slots.
+        let mut taken = HashSet::new();
+        for Change { service, ports, .. } in changes {
+            for port in ports {
+                self.plan_port(&service, port, &mut taken, &mut idle, &mut plan);
+            }
+        }
+        for address in released {
+            if self
+                .frontends
+                .get(&address)
+                .is_some_and(|frontend| frontend.owner.is_none())
+            {
+                self.delete_frontend(address, &mut idle, &mut plan);
+            }
+        }
+        self.delete_idle_backends(idle, &mut plan);
+        plan
+    }
+
+    /// Plans the state of all Services: like [`Self::plan`], and deletes whatever else the maps hold. Only to be used with
+    /// complete lists of Services and EndpointSlices.
+    pub fn plan_all(&mut self, changes: Vec<Change>) -> Plan {
+        let gone: BTreeSet<_> = {
+            let kept: HashSet<_> = changes.iter().map(|change| &change.service).collect();
+            self.owned
+                .keys()
+                .filter(|service| !kept.contains(service))
+                .cloned()
+                .collect()
+        };
+        let gone = gone.into_iter().map(|service| Change {
+            service,
+            ports: Vec::new(),
+            health_check: None,
+        });
+        let mut plan = self.plan(changes.into_iter().chain(gone).collect());
+
+        let unclaimed = self
+            .frontends
+            .iter()
+            .filter(|(_, frontend)| frontend.owner.is_none());
+        let unclaimed: BTreeSet<_> = unclaimed.map(|(&address, _)| address).collect();
+        let mut idle = BTreeSet::new();
+        for address in unclaimed {
+            self.delete_frontend(address, &mut idle, &mut plan);
+        }
+        let orphans = self.services.iter().filter(|(_, service)| service.frontends == 0);
+        let orphans: BTreeSet<_> = orphans.map(|(&id, _)| id).collect();
+        for id in orphans {
+            self.delete_service(id, &mut idle, &mut plan);
+        }
+        idle.extend(
+            self.backends
+                .iter()
+                .filter(|(_, user)| user.slots == 0)
+                .map(|(&id, _)| id),
+        );
+        self.delete_idle_backends(idle, &mut plan);
+        plan
+    }
+
+    /// Adds what changes of the addresses of node ports. Like [`Self::plan`], takes it as carried out.
+    pub fn plan_node_addresses(&mut self, wanted: BTreeSet<IpAddr>, plan: &mut Plan) {
+        plan.put_node_addresses
+            .extend(wanted.difference(&self.node_addresses));
+        plan.delete_node_addresses
+            .extend(self.node_addresses.difference(&wanted));
+        self.node_addresses = wanted;
+    }
+
+    fn plan_port(
+        &mut self,
+        owner: &ObjectName,
+        port: ServicePort,
+        taken: &mut HashSet<ServiceId>,
+        idle: &mut BTreeSet<BackendId>,
+        plan: &mut Plan,
+    ) {
+        let (frontends, conflicts): (Vec<_>, Vec<_>) = port.frontends.into_iter().partition(|address| {
+            self.frontends
+                .get(address)
+                .is_none_or(|frontend| frontend.owner.is_none())
+        });
+        plan.conflicts
+            .extend(conflicts.into_iter().map(|address| (owner.clone(), address)));
+        if frontends.is_empty() {
+            return;
+        }
+        let known = frontends
+            .iter()
+            .filter_map(|address| Some(self.frontends.get(address)?.value.service));
+        let id = known
+            .into_iter()
+            .find(|id| !taken.contains(id))
+            .unwrap_or_else(|| self.next_service());
+        taken.insert(id);
+
+        let slots = self.plan_slots(id, &port.backends, idle, plan);
+        self.plan_matches(id, port.affinity_timeout_s > 0, plan);
+        let value = Frontend {
+            service: id,
+            slots,
+            affinity_timeout_s: port.affinity_timeout_s,
+            flags: if port.elsewhere {
+                FrontendFlags::ELSEWHERE
+            } else {
+                FrontendFlags::default()
+            },
+        };
+        for &address in &frontends {
+            let frontend = OwnedFrontend {
+                value,
+                owner: Some(owner.clone()),
+            };
+            match self.frontends.insert(address, frontend).map(|old| old.value) {
+                Some(old) if old == value => {
+                    plan.unchanged += 1;
+                    continue;
+                }
+                Some(old) if old.service == id => {}
+                Some(old) => {
+                    self.service(id).frontends += 1;
+                    self.release_service(old.service, idle, plan);
+                }
+                None => {
+                    self.sizes.frontends[Sizes::family(address.socket.address)] += 1;
+                    self.service(id).frontends += 1;
+                }
+            }
+            plan.put_frontends.push((address, value));
+        }
+        self.owned.entry(owner.clone()).or_default().extend(frontends);
+    }
+
+    /// Gives every wanted backend a slot, moving as few as possible, and returns their number.
+    fn plan_slots(
+        &mut self,
+        id: ServiceId,
+        wanted: &[SocketAddress],
+        idle: &mut BTreeSet<BackendId>,
+        plan: &mut Plan,
+    ) -> u32 {
+        let wanted: Vec<BackendId> = wanted
+            .iter()
+            .map(|&address| self.backend(address, plan))
+            .collect();
+        let old = std::mem::take(&mut self.service(id).slots);
+
+        let mut missing: BTreeSet<BackendId> = wanted.iter().copied().collect();
+        let count = missing.len();
+        // What stays where it is. A backend beyond the new count moves into a gap.
+        let mut slots: Vec<Option<BackendId>> = old
+            .iter()
+            .take(count)
+            .map(|backend| missing.take(backend))
+            .collect();
+        slots.resize(count, None);
+        // The order of the API decides where new backends go, so that equal input gives equal plans.
+        let mut rest = wanted.into_iter().filter(|backend| missing.remove(backend));
+        let slots: Vec<BackendId> = slots
+            .into_iter()
+            .filter_map(|slot| slot.or_else(|| rest.next()))
+            .collect();
+
+        for (index, &backend) in slots.iter().enumerate() {
+            if old.get(index) != Some(&backend) {
+                plan.put_slots.push((
+                    SlotKey {
+                        service: id,
+                        slot: index as u32,
+                    },
+                    backend,
+                ));
+            }
+        }
+        let superfluous = old
+            .iter()
+            .enumerate()
+            .skip(count)
+            .filter(|(_, backend)| backend.0 != 0);
+        plan.delete_slots.extend(superfluous.map(|(index, _)| SlotKey {
+            service: id,
+            slot: index as u32,
+        }));
+
+        let stays: HashSet<_> = slots.iter().copied().collect();
+        let left = old.iter().filter(|backend| !stays.contains(backend));
+        self.note_left(id, left, plan);
+        for backend in &slots {
+            if let Some(user) = self.backends.get_mut(backend) {
+                user.slots += 1;
+            }
+        }
+        self.unuse(&old, idle);
+        self.sizes.slots += slots.len();
+        self.sizes.slots -= old.iter().filter(|backend| backend.0 != 0).count();
+        self.service(id).slots = slots;
+        count as u32
+    }
+
+    fn plan_matches(&mut self, id: ServiceId, affinity: bool, plan: &mut Plan) {
+        let service = self.service(id);
+        let wanted: BTreeSet<_> = if affinity {
+            service.slots.iter().copied().collect()
+        } else {
+            BTreeSet::new()
+        };
+        let old = std::mem::replace(&mut service.matches, wanted.clone());
+        self.sizes.matches = self.sizes.matches + wanted.len() - old.len();
+        let key = |&backend: &BackendId| AffinityMatchKey { service: id, backend };
+        plan.put_matches.extend(wanted.difference(&old).map(key));
+        plan.delete_matches.extend(old.difference(&wanted).map(key));
+    }
+
+    fn delete_frontend(&mut self, address: FrontendAddress, idle: &mut BTreeSet<BackendId>, plan: &mut Plan) {
+        if let Some(frontend) = self.frontends.remove(&address) {
+            self.sizes.frontends[Sizes::family(address.socket.address)] -= 1;
+            plan.delete_frontends.push(address);
+            self.release_service(frontend.value.service, idle, plan);
+        }
+    }
+
+    /// One frontend less leads to the service; the last one takes it along.
+    fn release_service(&mut self, id: ServiceId, idle: &mut BTreeSet<BackendId>, plan: &mut Plan) {
+        let service = self.service(id);
+        service.frontends = service.frontends.saturating_sub(1);
+        if service.frontends == 0 {
+            self.delete_service(id, idle, plan);
+        }
+    }
+
+    fn delete_service(&mut self, id: ServiceId, idle: &mut BTreeSet<BackendId>, plan: &mut Plan) {
+        let Some(service) = self.services.remove(&id) else {
+            return;
+        };
+        let slots = service
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, backend)| backend.0 != 0);
+        plan.delete_slots.extend(slots.map(|(index, _)| SlotKey {
+            service: id,
+            slot: index as u32,
+        }));
+        self.note_left(id, service.slots.iter(), plan);
+        self.sizes.slots -= service.slots.iter().filter(|backend| backend.0 != 0).count();
+        self.sizes.matches -= service.matches.len();
+        let matches = service.matches.iter();
+        plan.delete_matches
+            .extend(matches.map(|&backend| AffinityMatchKey { service: id, backend }));
+        self.unuse(&service.slots, idle);
+    }
+
+    fn note_left<'a>(
+        &self,
+        service: ServiceId,
+        backends: impl Iterator<Item = &'a BackendId>,
+        plan: &mut Plan,
+    ) {
+        // Connections end themselves; datagrams vanish without a word.
+        let addresses = backends
+            .filter_map(|id| self.backends.get(id))
+            .map(|user| user.address)
+            .filter(|address| address.protocol == Protocol::UDP);
+        plan.left.extend(addresses.map(|address| (service, address)));
+    }
+
+    fn unuse(&mut self, slots: &[BackendId], idle: &mut BTreeSet<BackendId>) {
+        for id in slots {
+            if let Some(user) = self.backends.get_mut(id) {
+                user.slots = user.slots.saturating_sub(1);
+                idle.insert(*id);
+            }
+        }
+    }
+
+    fn delete_idle_backends(&mut self, idle: BTreeSet<BackendId>, plan: &mut Plan) {
+        for id in idle {
+            if self.backends.get(&id).is_none_or(|user| user.slots > 0) {
+                continue;
+            }
+            if let Some(BackendUse { address, .. }) = self.backends.remove(&id) {
+                self.sizes.backends[Sizes::family(address.address)] -= 1;
+                if self.backend_ids.get(&address) == Some(&id) {
+                    self.backend_ids.remove(&address);
+                }
+                plan.delete_backends.push((id, address));
+            }
+        }
+    }
+
+    /// The id of a backend, new if need be.
+    fn backend(&mut self, address: SocketAddress, plan: &mut Plan) -> BackendId {
+        if let Some(&id) = self.backend_ids.get(&address) {
+            return id;
+        }
+        let id = loop {
+            // Counting on rather than filling gaps keeps an id from meaning another backend soon after.
+            self.last_backend = self.last_backend.checked_add(1).unwrap_or(1);
+            let id = BackendId(self.last_backend);
+            if !self.backends.contains_key(&id) {
+                break id;
+            }
+        };
+        self.backend_ids.insert(address, id);
+        self.backends.insert(id, BackendUse { address, slots: 0 });
+        self.sizes.backends[Sizes::family(address.address)] += 1;
+        plan.put_backends.push((id, address));
+        id
+    }
+
+    fn next_service(&mut self) -> ServiceId {
+        loop {
+            self.last_service = self.last_service.checked_add(1).unwrap_or(1);
+            let id = ServiceId(self.last_service);
+            if !self.services.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn service(&mut self, id: ServiceId) -> &mut ServiceSlots {
+        self.last_service = self.last_service.max(id.0);
+        self.services.entry(id).or_default()
+    }
+
+    /// Number of frontends.
+    pub fn frontends(&self) -> usize {
+        self.frontends.len()
+    }
+
+    /// Numbers of entries.
+    pub fn sizes(&self) -> Sizes {
+        let ipv6 = self.node_addresses.iter().filter(|ip| ip.is_ipv6()).count();
+        Sizes {
+            node_addresses: [self.node_addresses.len() - ipv6, ipv6],
+            ..self.sizes
+        }
+    }
+
+    /// Addresses that have node ports.
+    pub fn node_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.node_addresses
+    }
+
+    /// Number of backends.
+    pub fn backends(&self) -> usize {
+        self.backends.len()
+    }
+
+    /// What the maps hold, in order: for tests and for people.
+    pub fn entries(&self) -> Entries {
+        let frontends: BTreeMap<_, _> = self
+            .frontends
+            .iter()
+            .map(|(&address, frontend)| (address, frontend.value))
+            .collect();
+        let mut entries = Entries {
+            frontends: frontends.into_iter().collect(),
+            node_addresses: self.node_addresses.iter().copied().collect(),
+            ..Entries::default()
+        };
+        for (&service, slots) in &self.services {
+            let filled = slots
+                .slots
+                .iter()
+                .enumerate()
+                .filter(|(_, backend)| backend.0 != 0);
+            entries.slots.extend(filled.map(|(index, &id)| {
+                (
+                    SlotKey {
+                        service,
+                        slot: index as u32,
+                    },
+                    id,
+                )
+            }));
+            entries.matches.extend(
+                slots
+                    .matches
+                    .iter()
+                    .map(|&backend| AffinityMatchKey { service, backend }),
+            );
+        }
+        entries
+            .backends
+            .extend(self.backends.iter().map(|(&id, user)| (id, user.address)));
+        entries.slots.sort_unstable();
+        entries.backends.sort_unstable();
+        entries.matches.sort_unstable();
+        entries
+    }
+}

@@ -1,0 +1,287 @@
+//! Loads the eBPF programs and attaches them to a cgroup, in place of those that an earlier agent has left there.
+//!
+//! An attached program is never taken away before its successor works: an existing link gets the new program in one step,
+//! and only a link that hangs on another cgroup is replaced by a new one, attached first.
+
+use std::{
+    fs::{self, File},
+    io,
+    num::NonZeroU64,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType,
+        links::{FdLink, LinkError},
+    },
+    sys::{BpfHelper, is_helper_supported},
+};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use thiserror::Error;
+use tracing::{debug, info};
+
+use crate::{
+    apply::{Maps, MapsError},
+    pins::{PinError, Pins, open},
+    sys::{self, LinkInfo},
+};
+
+/// What `cargo xtask build-ebpf` makes of `proxy-ebpf/ebpf`.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/programs.o"));
+
+/// The programs, in the order in which they are attached: a socket must not be sent to a backend before there is somebody
+/// who shows it the Service.
+pub const HOOKS: [&str; 8] = [
+    "getpeername4",
+    "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "sendmsg4",
+    "sendmsg6",
+    "connect4",
+    "connect6",
+];
+
+/// Why the programs cannot run.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ProgramsError {
+    #[error("--cgroup-path {path} cannot be used")]
+    Cgroup { path: PathBuf, source: io::Error },
+    #[error(
+        "--cgroup-path {path} is not in a cgroup2 hierarchy: give the folder of one (see `findmnt -t cgroup2`)"
+    )]
+    NotCgroup2 { path: PathBuf },
+    #[error(
+        "the kernel does not let this process use BPF: it needs CONFIG_BPF_SYSCALL, and CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN \
+         (run as root, or as a privileged pod)"
+    )]
+    NoBpf { source: ProgramError },
+    #[error("create the BPF maps")]
+    Load { source: EbpfError },
+    #[error(
+        "the kernel refuses the program {name}: proxy-ebpf needs Linux 5.10 or newer with CONFIG_CGROUP_BPF and CONFIG_BPF_JIT"
+    )]
+    Refused {
+        name: &'static str,
+        source: ProgramError,
+    },
+    #[error("the embedded object has no cgroup program {name}: it was not built from these sources")]
+    Missing { name: &'static str },
+    #[error(
+        "attach {name} to {cgroup}: is CONFIG_CGROUP_BPF in the kernel, and no exclusive program on a parent of the cgroup?"
+    )]
+    Attach {
+        name: &'static str,
+        cgroup: PathBuf,
+        source: ProgramError,
+    },
+    #[error("take the link of {name}")]
+    Link { name: &'static str, source: LinkError },
+    #[error("replace the program of the link {path}")]
+    Replace { path: PathBuf, source: io::Error },
+    #[error("pin the link {path}")]
+    PinLink {
+        path: PathBuf,
+        source: aya::pin::PinError,
+    },
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// What the running kernel can do that the programs could do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// A program may choose the error that the caller sees: since Linux 5.18.
+    pub set_retval: bool,
+    /// Cookie of this process's network namespace, whose loopback has node ports: since Linux 5.14.
+    pub netns_cookie: Option<NonZeroU64>,
+}
+
+impl Features {
+    /// Asks the kernel. Fails where BPF cannot be used at all.
+    pub fn detect() -> Result<Self, ProgramsError> {
+        let set_retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval)
+            .map_err(|source| ProgramsError::NoBpf { source })?;
+        if !set_retval {
+            info!(
+                "the kernel is older than 5.18: clients of Services without endpoints see EPERM, not ECONNREFUSED"
+            );
+        }
+        let netns_cookie = match sys::netns_cookie() {
+            Ok(cookie) => NonZeroU64::new(cookie),
+            Err(error) => {
+                info!(%error, "the kernel is older than 5.14: node ports are not reached by loopback");
+                None
+            }
+        };
+        Ok(Self {
+            set_retval,
+            netns_cookie,
+        })
+    }
+}
+
+/// Loads the programs, with pinned maps where there are some, and attaches them to `cgroup`.
+///
+/// After an error the hooks that were not reached run what they ran before.
+pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<(), ProgramsError> {
+    let target = Cgroup::open(cgroup)?;
+    if let Err(error) = sys::raise_memlock_limit() {
+        debug!(%error, "the limit on locked memory stays; kernels before 5.11 may refuse large maps");
+    }
+    let mut ebpf = load(&pins.maps(), features, None)?;
+    attach_all(&mut ebpf, pins, &target)?;
+    drop(ebpf);
+    sys::release_free_memory();
+    Ok(())
+}
+
+/// Replaces a pinned map by one with room for `max_entries` and the same content, while the programs go on.
+///
+/// The new map is filled before programs that use it run, and takes the old one's place among the pins after that. Whoever
+/// dies in between leaves pins with the same content as the map that the programs use: the next [`install`] leads them back.
+/// The caller must not write to the maps meanwhile, and has to open them anew.
+pub fn grow(
+    pins: &Pins,
+    cgroup: &Path,
+    features: Features,
+    maps: &Maps,
+    name: &'static str,
+    max_entries: u32,
+) -> Result<(), ProgramsError> {
+    let target = Cgroup::open(cgroup)?;
+    let dir = pins.growing()?;
+    pins.link_maps_except(name, &dir)?;
+    let mut ebpf = load(&dir, features, Some((name, max_entries)))?;
+    maps.copy(name, &dir)?;
+    attach_all(&mut ebpf, pins, &target)?;
+    pins.take_over(name, &dir)?;
+    drop(ebpf);
+    sys::release_free_memory();
+    Ok(())
+}
+
+fn attach_all(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> Result<(), ProgramsError> {
+    for name in HOOKS {
+        let program: &mut CgroupSockAddr = ebpf
+            .program_mut(name)
+            .and_then(|program: &mut Program| program.try_into().ok())
+            .ok_or(ProgramsError::Missing { name })?;
+        program
+            .load()
+            .map_err(|source| ProgramsError::Refused { name, source })?;
+        attach(name, program, cgroup, &pins.link(name))?;
+    }
+    Ok(())
+}
+
+/// What the pinned link of each program is attached to.
+pub fn links(pins: &Pins) -> Result<Vec<(&'static str, LinkInfo)>, ProgramsError> {
+    let mut links = Vec::new();
+    for name in HOOKS {
+        let path = pins.link(name);
+        if let Some(link) = open(&path)? {
+            let info =
+                sys::link_info(link.as_fd()).map_err(|source| ProgramsError::Replace { path, source })?;
+            links.push((name, info));
+        }
+    }
+    Ok(links)
+}
+
+/// The cgroup whose sockets are translated.
+struct Cgroup {
+    path: PathBuf,
+    dir: File,
+    id: u64,
+}
+
+impl Cgroup {
+    fn open(path: &Path) -> Result<Self, ProgramsError> {
+        let failed = |source| ProgramsError::Cgroup {
+            path: path.to_owned(),
+            source,
+        };
+        let dir = File::open(path).map_err(failed)?;
+        let stat = statfs(path).map_err(|errno| failed(errno.into()))?;
+        if stat.filesystem_type() != CGROUP2_SUPER_MAGIC {
+            return Err(ProgramsError::NotCgroup2 {
+                path: path.to_owned(),
+            });
+        }
+        let id = dir.metadata().map_err(failed)?.ino();
+        Ok(Self {
+            path: path.to_owned(),
+            dir,
+            id,
+        })
+    }
+}
+
+/// Creates the maps that are not pinned in `maps` yet; `room` is the number of entries of one of them.
+fn load(maps: &Path, features: Features, room: Option<(&'static str, u32)>) -> Result<Ebpf, ProgramsError> {
+    let host_netns = features.netns_cookie.map_or(0, NonZeroU64::get);
+    let set_retval = u32::from(features.set_retval);
+    let mut loader = EbpfLoader::new();
+    loader
+        // Nothing in the programs depends on the kernel's types: these megabytes need not be kept while loading.
+        .btf(None)
+        .override_global("HAS_SET_RETVAL", &set_retval, true)
+        .override_global("HOST_NETNS", &host_netns, true)
+        .default_map_pin_directory(maps);
+    if let Some((name, max_entries)) = room {
+        loader.map_max_entries(name, max_entries);
+    }
+    loader
+        .load(OBJECT)
+        .map_err(|source| ProgramsError::Load { source })
+}
+
+fn attach(
+    name: &'static str,
+    program: &mut CgroupSockAddr,
+    cgroup: &Cgroup,
+    path: &Path,
+) -> Result<(), ProgramsError> {
+    let failed = |source| ProgramsError::Attach {
+        name,
+        cgroup: cgroup.path.clone(),
+        source,
+    };
+    let replace_failed = |source| ProgramsError::Replace {
+        path: path.to_owned(),
+        source,
+    };
+    let pinned = open(path)?;
+    if let Some(link) = &pinned {
+        let info = sys::link_info(link.as_fd()).map_err(replace_failed)?;
+        if info.cgroup_id == cgroup.id {
+            let program = program.fd().map_err(failed)?;
+            sys::update_link(link.as_fd(), program.as_fd()).map_err(replace_failed)?;
+            debug!(name, link = info.id, "replaced the program");
+            return Ok(());
+        }
+        info!(name, cgroup = %cgroup.path.display(), "the pinned link is on another cgroup and is replaced");
+    }
+    // `Single` is aya's name for no flags; links always live beside those of others.
+    let id = program
+        .attach(&cgroup.dir, CgroupAttachMode::Single)
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| ProgramsError::Link { name, source })?;
+    if pinned.is_some() {
+        fs::remove_file(path).map_err(replace_failed)?;
+    }
+    link.pin(path).map_err(|source| ProgramsError::PinLink {
+        path: path.to_owned(),
+        source,
+    })?;
+    debug!(name, cgroup = %cgroup.path.display(), "attached");
+    Ok(())
+}

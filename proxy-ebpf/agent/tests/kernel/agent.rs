@@ -1,0 +1,301 @@
+//! The agent as a process, with a scripted API server in the same network namespace.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    PATIENCE,
+    api::Api,
+    client::{NODE_PORT, PORT, SERVERS, VIP4, VIP6, connect, service},
+    sandbox::{BPF_DIR, CGROUP},
+};
+
+const HEALTH: &str = "127.0.0.1:10256";
+const METRICS: &str = "127.0.0.1:10249";
+/// Where a load balancer would ask, by an address of the node.
+const HEALTH_CHECK: &str = "172.31.0.11:32000";
+
+/// The life of an agent: it fills the maps, follows changes, is killed, and comes back to an API server that is slow.
+pub(crate) fn run() {
+    let dir = tempfile::tempdir().expect("make a folder");
+    for command in [
+        "link add eth0 type veth peer name peer0",
+        "link set eth0 up",
+        "link set peer0 up",
+        "address add 172.31.0.11/24 dev eth0",
+        "address add fd00:31::11/64 dev eth0 nodad",
+    ] {
+        ip(command);
+    }
+    let api = Api::start();
+    for (name, cidrs, addresses) in [
+        (
+            "node1",
+            ["10.244.0.0/24", "fd00:10:244::/64"],
+            ["172.31.0.11", "fd00:31::11"],
+        ),
+        (
+            "node2",
+            ["10.244.1.0/24", "fd00:10:244:1::/64"],
+            ["172.31.0.12", "fd00:31::12"],
+        ),
+    ] {
+        api.put("nodes", node(name, &cidrs, &addresses));
+    }
+    api.put("services", web());
+    api.put("endpointslices", slice("IPv4", "127.0.0.1", SERVERS[0]));
+    api.put("endpointslices", slice("IPv6", "::1", SERVERS[0]));
+
+    let agent = Agent::start(&api, dir.path());
+    agent.wait_for_health("200");
+    let [address4, address6, _] = service(PORT);
+    assert_eq!(connect(address4).expect("connect to the Service"), SERVERS[0]);
+    assert_eq!(connect(address6).expect("connect to the Service"), SERVERS[0]);
+    for ip in ["127.0.0.1", "127.1.2.3", "::1", "172.31.0.11", "fd00:31::12"] {
+        let address = SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
+        assert_eq!(
+            connect(address).expect("connect to the node port"),
+            SERVERS[0],
+            "{ip}"
+        );
+    }
+    let [_, _, other_port] = service(PORT + 1);
+    let error = connect(other_port).expect_err("the Service has one port");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    node_half(dir.path());
+    let listed = Agent::command(&["service", "list"])
+        .output()
+        .expect("run proxy-ebpf service list");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(
+        listed.contains(&format!("{VIP4}:{PORT}/TCP")) && listed.contains(&format!("[{VIP6}]:{PORT}/TCP")),
+        "{listed}"
+    );
+
+    let datagrams = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    datagrams.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    datagrams.connect(address4).expect("connect a datagram socket");
+    api.put("endpointslices", slice("IPv4", "127.0.0.1", SERVERS[1]));
+    let error = datagrams.recv(&mut [0]).expect_err("the backend has left");
+    assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+    wait("the new endpoint answers", || {
+        connect(address4).is_ok_and(|answered| answered == SERVERS[1])
+    });
+    for line in [
+        // The slices of the first list are no changes, the one above is; it said when its pod changed.
+        "kubeproxy_network_programming_duration_seconds_count 1\n",
+        // Two ports of two families, and the node port once more for clients from outside.
+        "proxy_ebpf_map_entries{map=\"SLOTS\"} 6\n",
+        "proxy_ebpf_sockets_ended_total 1\n",
+    ] {
+        wait(line, || {
+            get(METRICS, "/metrics").is_some_and(|text| text.contains(line))
+        });
+    }
+    let answer = get(HEALTH_CHECK, "/").expect("the healthCheckNodePort answers");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"localEndpoints\":1"),
+        "{answer}"
+    );
+    api.delete("nodes", node("node2", &[], &[]));
+    wait("the route of a deleted Node goes", || {
+        !ip("route show").contains("10.244.1.0/24")
+    });
+
+    agent.stop();
+    assert_eq!(
+        connect(address4).expect("traffic goes on without the agent"),
+        SERVERS[1]
+    );
+
+    // Services are known, endpoints are not yet: nothing may be concluded from that.
+    api.hold(Some("endpointslices"));
+    let agent = Agent::start(&api, dir.path());
+    api.wait_for_watch("services", 2);
+    agent.wait_for_health("503");
+    assert_eq!(
+        connect(address4).expect("traffic goes on while the agent waits"),
+        SERVERS[1]
+    );
+    api.hold(None);
+    agent.wait_for_health("200");
+    assert_eq!(
+        connect(address4).expect("traffic goes on after the restart"),
+        SERVERS[1]
+    );
+
+    api.delete("services", web());
+    wait("a deleted Service is gone", || connect(address4).is_err());
+    agent.stop();
+    let cleaned = Agent::command(&["cleanup"])
+        .status()
+        .expect("run proxy-ebpf cleanup");
+    assert!(cleaned.success());
+}
+
+fn node_half(dir: &Path) {
+    let path = dir.join("net.d/10-orlop.conflist");
+    // It is written last: what else belongs to the node half is there by then.
+    wait("the CNI configuration appears", || path.exists());
+    let conflist = fs::read_to_string(path).expect("read the CNI configuration");
+    let conflist: Value = serde_json::from_str(&conflist).expect("JSON");
+    assert_eq!(
+        conflist["plugins"][0]["ranges"],
+        json!(["10.244.0.0/24", "fd00:10:244::/64"])
+    );
+    assert_eq!(conflist["plugins"][0]["dataDir"], json!(dir.join("data")));
+    // Of the namespace of the thread that asks, which is this one's.
+    for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        let value = fs::read_to_string(Path::new("/proc/sys/net").join(setting)).expect("read a setting");
+        assert_eq!(value.trim(), "1", "{setting}");
+    }
+    assert!(ip("route show").contains("10.244.1.0/24 via 172.31.0.12 dev eth0"));
+    assert!(ip("-6 route show").contains("fd00:10:244:1::/64 via fd00:31::12 dev eth0"));
+    assert!(
+        !ip("route show").contains("10.244.0.0/24"),
+        "this node's own pods are the plugin's business"
+    );
+}
+
+/// A running `proxy-ebpf`.
+struct Agent(Child);
+
+impl Agent {
+    fn start(api: &Api, dir: &Path) -> Self {
+        let kubeconfig = dir.join("kubeconfig");
+        fs::write(&kubeconfig, api.kubeconfig()).expect("write the kubeconfig");
+        let flag = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
+        let mut command = Self::command(&[
+            &flag("kubeconfig", kubeconfig),
+            &flag("cni-conf-dir", dir.join("net.d")),
+            &flag("cni-data-dir", dir.join("data")),
+            &flag(
+                "cgroup-path",
+                std::env::var_os(CGROUP)
+                    .expect("the parent names the cgroup")
+                    .into(),
+            ),
+            "--hostname-override=node1",
+            &format!("--healthz-bind-address={HEALTH}"),
+            &format!("--metrics-bind-address={METRICS}"),
+        ]);
+        Self(command.spawn().expect("start proxy-ebpf"))
+    }
+
+    fn command(arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-ebpf"));
+        command
+            .args(arguments)
+            .arg("--bpf-dir")
+            .arg(std::env::var_os(BPF_DIR).expect("the parent names the folder"));
+        command
+    }
+
+    /// Returns once /healthz answers with this status.
+    fn wait_for_health(&self, status: &str) {
+        wait(&format!("/healthz answers {status}"), || {
+            get(HEALTH, "/healthz")
+                .is_some_and(|answer| answer.lines().next().is_some_and(|line| line.contains(status)))
+        });
+    }
+
+    /// Ends the agent as an init system does.
+    fn stop(mut self) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM).expect("send SIGTERM");
+        let status = self.0.wait().expect("wait for proxy-ebpf");
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The whole answer, if anybody listens.
+fn get(address: &str, path: &str) -> Option<String> {
+    let address: SocketAddr = address.parse().ok()?;
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node1\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Waits for something that follows from what was done, however long the machine takes.
+#[track_caller]
+pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .expect("run ip, of iproute2");
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn node(name: &str, cidrs: &[&str], addresses: &[&str]) -> Value {
+    let addresses: Vec<_> = addresses
+        .iter()
+        .map(|address| json!({ "type": "InternalIP", "address": address }))
+        .collect();
+    json!({ "metadata": { "name": name }, "spec": { "podCIDRs": cidrs }, "status": { "addresses": addresses } })
+}
+
+fn web() -> Value {
+    json!({
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": {
+            "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": 32000,
+            "clusterIPs": [VIP4, VIP6],
+            "ports": [
+                { "name": "http", "port": PORT, "nodePort": NODE_PORT },
+                { "name": "datagrams", "port": PORT, "protocol": "UDP" },
+            ],
+        },
+    })
+}
+
+fn slice(family: &str, address: &str, port: u16) -> Value {
+    json!({
+        "metadata": {
+            "name": format!("web-{}", family.to_lowercase()),
+            "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "web" },
+            "annotations": { "endpoints.kubernetes.io/last-change-trigger-time": jiff::Timestamp::now().to_string() },
+        },
+        "addressType": family,
+        "ports": [
+            { "name": "http", "port": port, "protocol": "TCP" },
+            { "name": "datagrams", "port": port, "protocol": "UDP" },
+        ],
+        "endpoints": [{ "addresses": [address], "conditions": { "ready": true }, "nodeName": "node1" }],
+    })
+}

@@ -1,0 +1,395 @@
+//! What the children do: servers and clients in one network namespace that has nothing but its loopback.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, BufRead as _, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+    sync::mpsc::{TryRecvError, channel},
+    thread,
+    time::Duration,
+};
+
+use crate::sandbox::CGROUP;
+
+pub(crate) const VIP4: &str = "10.96.0.10";
+pub(crate) const VIP6: &str = "fd00:10:96::a";
+/// Port of the Service.
+pub(crate) const PORT: u16 = 80;
+/// Port of the Service whose backends are on other nodes.
+pub(crate) const LOCAL_PORT: u16 = 81;
+/// A node port, and the addresses of nodes; the unspecified ones stand for the node's own loopback.
+pub(crate) const NODE_PORT: u16 = 30080;
+pub(crate) const NODE_ADDRESSES: [&str; 4] = ["172.31.0.12", "fd00:31::12", "0.0.0.0", "::"];
+/// Port that is no Service.
+const NO_PORT: u16 = 82;
+/// Ports of the servers, on both loopback addresses and both protocols.
+pub(crate) const SERVERS: [u16; 3] = [8080, 8081, 8082];
+
+/// No call takes longer unless something is broken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(scenario: &str) {
+    let cgroup = std::env::var(CGROUP).expect("the parent names the cgroup");
+    fs::write(format!("{cgroup}/cgroup.procs"), std::process::id().to_string()).expect("join the cgroup");
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .expect("run ip, of iproute2");
+    assert!(up.success());
+    for port in SERVERS {
+        for ip in ["127.0.0.1", "::1"] {
+            serve(SocketAddr::new(ip.parse().expect("an address"), port));
+        }
+    }
+    match scenario {
+        "families" => families(),
+        "refused" => refused(),
+        "forbidden" => forbidden(),
+        "node-ports" => node_ports(),
+        "other-ports" => other_ports(),
+        "spread" => spread(),
+        "affinity" => affinity(),
+        "left" => left(),
+        "reachable" => reachable(),
+        "busy" => busy(),
+        "agent" => crate::agent::run(),
+        unknown => panic!("there is no scenario {unknown}"),
+    }
+}
+
+/// A TCP and a UDP server that answer with their port.
+fn serve(address: SocketAddr) {
+    let listener = TcpListener::bind(address).expect("listen");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut stream| stream.write_all(address.port().to_string().as_bytes()));
+        }
+    });
+    let socket = UdpSocket::bind(address).expect("bind");
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(address.port().to_string().as_bytes(), client);
+        }
+    });
+}
+
+/// The addresses that a client can give the Service.
+pub(crate) fn service(port: u16) -> [SocketAddr; 3] {
+    let mapped = match VIP4.parse().expect("an address") {
+        IpAddr::V4(vip) => vip.to_ipv6_mapped(),
+        IpAddr::V6(vip) => vip,
+    };
+    let [vip4, vip6]: [IpAddr; 2] = [VIP4, VIP6].map(|vip| vip.parse().expect("an address"));
+    [vip4, vip6, mapped.into()].map(|vip| SocketAddr::new(vip, port))
+}
+
+/// Connects, and returns which server answered.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    assert_eq!(
+        stream.peer_addr()?,
+        address,
+        "the peer must look like what was asked for"
+    );
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.parse().expect("servers answer with their port"))
+}
+
+/// A socket that is not connected, of the family that can reach `address`.
+fn datagram_socket(address: SocketAddr) -> UdpSocket {
+    let any: SocketAddr = if address.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).expect("bind");
+    socket.set_read_timeout(Some(TIMEOUT)).expect("set a timeout");
+    socket
+}
+
+/// Sends a datagram, and returns which server answered.
+fn ask(socket: &UdpSocket, address: SocketAddr) -> io::Result<u16> {
+    socket.send_to(b"?", address)?;
+    let mut answer = [0; 16];
+    let (length, source) = socket.recv_from(&mut answer)?;
+    assert_eq!(
+        source, address,
+        "the answer must seem to come from what was asked"
+    );
+    let answer = std::str::from_utf8(&answer[..length]).expect("text");
+    Ok(answer.parse().expect("servers answer with their port"))
+}
+
+fn families() {
+    for address in service(PORT) {
+        assert_eq!(
+            connect(address).expect("connect to the Service"),
+            SERVERS[0],
+            "{address}"
+        );
+
+        let socket = datagram_socket(address);
+        for _ in 0..3 {
+            assert_eq!(
+                ask(&socket, address).expect("send to the Service"),
+                SERVERS[0],
+                "{address}"
+            );
+        }
+
+        let socket = datagram_socket(address);
+        socket.connect(address).expect("connect a datagram socket");
+        assert_eq!(socket.peer_addr().expect("ask for the peer"), address);
+        socket.send(b"?").expect("send on a connected socket");
+        let mut answer = [0; 16];
+        let (length, source) = socket
+            .recv_from(&mut answer)
+            .expect("receive on a connected socket");
+        assert_eq!(
+            (&answer[..length], source),
+            (SERVERS[0].to_string().as_bytes(), address)
+        );
+    }
+    // What is no Service is not touched, in either direction: a server itself, and a port that the Service has not.
+    for ip in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+        let address = SocketAddr::new(ip.parse().expect("an address"), SERVERS[1]);
+        assert_eq!(connect(address).expect("connect to a server"), SERVERS[1]);
+        assert_eq!(
+            ask(&datagram_socket(address), address).expect("send to a server"),
+            SERVERS[1]
+        );
+    }
+    for address in service(NO_PORT) {
+        let error = connect(address).expect_err("there is no route to the Service's address");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{address}: {error}");
+    }
+}
+
+fn refused() {
+    for (port, expected) in [
+        (PORT, ErrorKind::ConnectionRefused),
+        (LOCAL_PORT, ErrorKind::HostUnreachable),
+    ] {
+        for address in service(port) {
+            let error = connect(address).expect_err("nobody is there");
+            assert_eq!(error.kind(), expected, "connect to {address}: {error}");
+            let socket = datagram_socket(address);
+            let error = socket.send_to(b"?", address).expect_err("nobody is there");
+            assert_eq!(error.kind(), expected, "send to {address}: {error}");
+            let error = socket.connect(address).expect_err("nobody is there");
+            assert_eq!(
+                error.kind(),
+                expected,
+                "connect a datagram socket to {address}: {error}"
+            );
+        }
+    }
+}
+
+fn node_ports() {
+    let at = |ip: &str| SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
+    for ip in ["172.31.0.12", "fd00:31::12", "::ffff:172.31.0.12"] {
+        let address = at(ip);
+        assert_eq!(
+            connect(address).expect("connect to the node port"),
+            SERVERS[0],
+            "{ip}"
+        );
+        assert_eq!(
+            ask(&datagram_socket(address), address).expect("send to the node port"),
+            SERVERS[0],
+            "{ip}"
+        );
+    }
+    // The loopback of a pod is its own, and no address but a node's has node ports.
+    for ip in [
+        "127.0.0.1",
+        "127.0.0.2",
+        "0.0.0.0",
+        "::1",
+        "::",
+        "::ffff:127.0.0.1",
+    ] {
+        let error = TcpStream::connect_timeout(&at(ip), TIMEOUT).expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{ip}: {error}");
+    }
+    for ip in ["172.31.0.99", "fd00:31::99"] {
+        let error = connect(at(ip)).expect_err("there is no route");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{ip}: {error}");
+    }
+}
+
+fn other_ports() {
+    for address in service(NO_PORT) {
+        let error = connect(address).expect_err("the Service has no such port");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}: {error}");
+        let socket = datagram_socket(address);
+        let error = socket
+            .send_to(b"?", address)
+            .expect_err("the Service has no such port");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}: {error}");
+        // Left to the routing table, of which resolvers ask in this way which source address it would choose.
+        let error = socket.connect(address).expect_err("there is no route");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{address}: {error}");
+    }
+    connect(service(PORT)[0]).expect("connect to the Service");
+}
+
+fn forbidden() {
+    let [address, _, mapped] = service(PORT);
+    for address in [address, mapped] {
+        let error = connect(address).expect_err("nobody is there");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::PermissionDenied,
+            "connect to {address}: {error}"
+        );
+        let error = datagram_socket(address)
+            .send_to(b"?", address)
+            .expect_err("nobody is there");
+        assert_eq!(
+            error.kind(),
+            ErrorKind::PermissionDenied,
+            "send to {address}: {error}"
+        );
+    }
+}
+
+fn spread() {
+    let [address, _, mapped] = service(PORT);
+    let everybody = BTreeSet::from(SERVERS);
+    for address in [address, mapped] {
+        let answered: BTreeSet<_> = (0..200).map(|_| connect(address).expect("connect")).collect();
+        assert_eq!(answered, everybody, "connections must reach every backend");
+        let mut by_socket = BTreeSet::new();
+        for _ in 0..200 {
+            let socket = datagram_socket(address);
+            let answered: BTreeSet<_> = (0..4).map(|_| ask(&socket, address).expect("send")).collect();
+            assert_eq!(
+                answered.len(),
+                1,
+                "a socket must stay with one backend: {answered:?}"
+            );
+            by_socket.extend(answered);
+        }
+        assert_eq!(by_socket, everybody, "sockets must reach every backend");
+    }
+}
+
+fn affinity() {
+    let [address, _, mapped] = service(PORT);
+    let stay = || {
+        let answered: BTreeSet<_> = (0..100)
+            .map(|round| connect(if round % 2 == 0 { address } else { mapped }).expect("connect"))
+            .collect();
+        assert_eq!(
+            answered.len(),
+            1,
+            "a client must stay with one backend: {answered:?}"
+        );
+        for port in answered {
+            println!("> {port}");
+        }
+    };
+    stay();
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .expect("hear from the parent");
+    assert_eq!(line.trim(), "moved");
+    stay();
+}
+
+fn left() {
+    let connect = |address: SocketAddr| {
+        let socket = datagram_socket(address);
+        socket.connect(address).expect("connect a datagram socket");
+        socket
+    };
+    let answer = |socket: &UdpSocket| -> io::Result<u16> {
+        socket.send(b"?")?;
+        let mut answer = [0; 16];
+        let length = socket.recv(&mut answer)?;
+        let answer = std::str::from_utf8(&answer[..length]).expect("text");
+        Ok(answer.parse().expect("servers answer with their port"))
+    };
+    let by_service = service(PORT).map(|address| (address, connect(address)));
+    let direct =
+        ["127.0.0.1", "::1"].map(|ip| connect(SocketAddr::new(ip.parse().expect("an address"), SERVERS[0])));
+    let unconnected = datagram_socket(by_service[0].0);
+    let local = unconnected.local_addr().expect("ask for the address");
+    for socket in by_service.iter().map(|(_, socket)| socket).chain(&direct) {
+        assert_eq!(answer(socket).expect("the backend is there"), SERVERS[0]);
+    }
+    assert_eq!(
+        ask(&unconnected, by_service[0].0).expect("send to the Service"),
+        SERVERS[0]
+    );
+    println!("> connected");
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .expect("hear from the parent");
+    assert_eq!(line.trim(), "left");
+
+    for (address, socket) in &by_service {
+        // The server is still there, so that only the abort can end this; it wakes the receiver.
+        let mut nothing = [0; 16];
+        let error = socket.recv(&mut nothing).expect_err("nothing was asked");
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{address}: {error}");
+        socket.connect(address).expect("connect the same socket again");
+        assert_eq!(
+            answer(socket).expect("the new backend answers"),
+            SERVERS[1],
+            "{address}"
+        );
+    }
+    for socket in &direct {
+        assert_eq!(
+            answer(socket).expect("a pod's own address is nobody's Service"),
+            SERVERS[0]
+        );
+    }
+    assert_eq!(
+        ask(&unconnected, by_service[0].0).expect("send to the Service"),
+        SERVERS[1]
+    );
+    assert_eq!(unconnected.local_addr().expect("ask for the address"), local);
+}
+
+fn reachable() {
+    let [address, _, mapped] = service(PORT);
+    for address in [address, mapped] {
+        connect(address).expect("connect to the Service");
+    }
+}
+
+/// Connects again and again until told to stop, and says how often that went well and how often not.
+fn busy() {
+    let [address, _, _] = service(PORT);
+    let (sender, told) = channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        let _ = io::stdin().lock().read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    println!("> connecting");
+    let (mut connections, mut failures) = (0_u32, 0_u32);
+    while told.try_recv() == Err(TryRecvError::Empty) {
+        match connect(address) {
+            Ok(_) => connections += 1,
+            Err(error) => {
+                eprintln!("connection {connections}: {error}");
+                failures += 1;
+            }
+        }
+    }
+    println!("> {connections} {failures}");
+}

@@ -1,0 +1,431 @@
+//! The programs on the kernel of this machine: loaded, attached to a cgroup of the test, and used by real sockets.
+//!
+//! Each test talks through a child process, which joins the cgroup and a network namespace of its own without any route:
+//! whatever reaches a server there was translated. The child is this test binary again, running [`child`].
+
+mod agent;
+mod api;
+mod client;
+mod sandbox;
+
+use std::{
+    net::IpAddr,
+    os::fd::AsFd as _,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use proxy_ebpf::{
+    apply::MapsError,
+    desired::{FrontendAddress, ObjectName, ServicePort, SocketAddress},
+    pins::{self, PinError, Pins},
+    plan::{Change, Entries, Tables},
+    programs::{self, Features},
+    sys,
+};
+use proxy_ebpf_common::{Protocol, maps};
+
+use crate::sandbox::Sandbox;
+
+/// Runs one of the [`client`]'s scenarios; does nothing when the test runner calls it.
+#[test]
+fn child() {
+    if let Ok(scenario) = std::env::var(sandbox::SCENARIO) {
+        client::run(&scenario);
+    }
+}
+
+#[test]
+fn every_family_and_protocol_is_translated_and_shown_as_the_service() {
+    let sandbox = Sandbox::new("families");
+    let mut tables = Tables::default();
+    let echo = |protocol| {
+        vec![
+            port(
+                &[address(client::VIP4, client::PORT, protocol)],
+                &[address("127.0.0.1", client::SERVERS[0], protocol)],
+            ),
+            port(
+                &[address(client::VIP6, client::PORT, protocol)],
+                &[address("::1", client::SERVERS[0], protocol)],
+            ),
+        ]
+    };
+    sandbox.plan(
+        &mut tables,
+        [
+            change("tcp", echo(Protocol::TCP)),
+            change("udp", echo(Protocol::UDP)),
+        ],
+    );
+    sandbox.run("families");
+}
+
+#[test]
+fn a_service_without_backends_refuses() {
+    let sandbox = Sandbox::new("refused");
+    let mut tables = Tables::default();
+    let empty = |port_number, elsewhere| {
+        let both = [Protocol::TCP, Protocol::UDP];
+        let both = both
+            .iter()
+            .flat_map(|&protocol| [client::VIP4, client::VIP6].map(|ip| address(ip, port_number, protocol)));
+        both.map(|frontend| ServicePort {
+            elsewhere,
+            ..port(&[frontend], &[])
+        })
+        .collect()
+    };
+    sandbox.plan(
+        &mut tables,
+        [
+            change("empty", empty(client::PORT, false)),
+            change("elsewhere", empty(client::LOCAL_PORT, true)),
+        ],
+    );
+    sandbox.run("refused");
+}
+
+#[test]
+fn node_ports_are_reached_at_the_addresses_of_nodes_and_nowhere_else() {
+    let sandbox = Sandbox::new("node-ports");
+    let ports = [Protocol::TCP, Protocol::UDP].into_iter().flat_map(|protocol| {
+        [("0.0.0.0", "127.0.0.1"), ("::", "::1")].map(|(nodes, backend)| {
+            port(
+                &[address(nodes, client::NODE_PORT, protocol)],
+                &[address(backend, client::SERVERS[0], protocol)],
+            )
+        })
+    });
+    sandbox.plan(&mut Tables::default(), [change("web", ports.collect())]);
+    sandbox.run("node-ports");
+}
+
+#[test]
+fn a_port_that_a_service_has_not_is_refused() {
+    let sandbox = Sandbox::new("other-ports");
+    let mut ports = three(Protocol::TCP);
+    let other_ports = [client::VIP4, client::VIP6].map(|ip| address(ip, 0, Protocol::ANY));
+    ports.push(port(&other_ports[..1], &[]));
+    ports.push(port(&other_ports[1..], &[]));
+    sandbox.plan(&mut Tables::default(), [change("web", ports)]);
+    sandbox.run("other-ports");
+}
+
+#[test]
+fn a_kernel_that_cannot_set_the_error_refuses_too() {
+    let sandbox = Sandbox::with_features(
+        "forbidden",
+        Features {
+            set_retval: false,
+            netns_cookie: None,
+        },
+    );
+    let ports = [Protocol::TCP, Protocol::UDP]
+        .map(|protocol| port(&[address(client::VIP4, client::PORT, protocol)], &[]));
+    sandbox.plan(&mut Tables::default(), [change("empty", ports.into())]);
+    sandbox.run("forbidden");
+}
+
+#[test]
+fn connections_spread_and_a_datagram_socket_stays() {
+    let sandbox = Sandbox::new("spread");
+    let mut tables = Tables::default();
+    sandbox.plan(
+        &mut tables,
+        [
+            change("tcp", three(Protocol::TCP)),
+            change("udp", three(Protocol::UDP)),
+        ],
+    );
+    sandbox.run("spread");
+}
+
+#[test]
+fn affinity_holds_until_the_backend_leaves() {
+    let sandbox = Sandbox::new("affinity");
+    let mut tables = Tables::default();
+    let sticky = |backends: &[u16]| {
+        let backends: Vec<_> = backends
+            .iter()
+            .map(|&port| address("127.0.0.1", port, Protocol::TCP))
+            .collect();
+        let frontend = address(client::VIP4, client::PORT, Protocol::TCP);
+        change(
+            "sticky",
+            vec![ServicePort {
+                affinity_timeout_s: 3600,
+                ..port(&[frontend], &backends)
+            }],
+        )
+    };
+    sandbox.plan(&mut tables, [sticky(&client::SERVERS)]);
+    let mut child = sandbox.start("affinity");
+    let first: u16 = child
+        .line()
+        .parse()
+        .expect("the child prints the backend that answered every time");
+    let rest: Vec<_> = client::SERVERS
+        .into_iter()
+        .filter(|&port| port != first)
+        .collect();
+    sandbox.plan(&mut tables, [sticky(&rest)]);
+    child.tell("moved");
+    let second: u16 = child
+        .line()
+        .parse()
+        .expect("the child prints the backend that answered every time");
+    assert!(rest.contains(&second), "{second} answered, but {rest:?} are left");
+    child.finish();
+}
+
+#[test]
+fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
+    let sandbox = Sandbox::new("left");
+    let ended = Arc::default();
+    let reaper = sandbox.reaper(&ended);
+    let mut tables = Tables::default();
+    let over = |server: u16| {
+        let families = [(client::VIP4, "127.0.0.1"), (client::VIP6, "::1")].map(|(vip, ip)| {
+            let (vip, ip) = (
+                address(vip, client::PORT, Protocol::UDP),
+                address(ip, server, Protocol::UDP),
+            );
+            port(&[vip], &[ip])
+        });
+        change("dns", families.into())
+    };
+    sandbox.plan(&mut tables, [over(client::SERVERS[0])]);
+    let mut child = sandbox.start("left");
+    assert_eq!(child.line(), "connected");
+    let plan = sandbox.plan(&mut tables, [over(client::SERVERS[1])]);
+    assert_eq!(plan.left.len(), 2, "{plan:?}");
+    reaper.end(plan.left);
+    // The child has connected three sockets by the Service and waits for each of them to end.
+    child.tell("left");
+    child.finish();
+    // They are counted together, after the last of them.
+    agent::wait("the sockets are counted", || ended.load(Ordering::Relaxed) == 3);
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    let mut sandbox = Sandbox::new("restart");
+    let wanted = || {
+        let sticky = ServicePort {
+            affinity_timeout_s: 60,
+            ..three(Protocol::UDP).remove(0)
+        };
+        [change("tcp", three(Protocol::TCP)), change("udp", vec![sticky])]
+    };
+    sandbox.plan(&mut Tables::default(), wanted());
+    let before = sandbox.snapshot();
+    assert!(
+        matches!(Pins::open(sandbox.bpf_dir()), Err(PinError::Locked { .. })),
+        "two agents must not share maps"
+    );
+
+    sandbox.restart();
+    let plan = Tables::new(sandbox.maps().read().expect("read the maps")).plan_all(wanted().into());
+    assert!(plan.is_empty(), "{plan:?}");
+    let after = sandbox.snapshot();
+    assert_eq!(before.entries, after.entries);
+    assert_eq!(before.maps, after.maps, "maps must be the same ones");
+    let ids = |links: &[(&'static str, sys::LinkInfo)]| {
+        links
+            .iter()
+            .map(|(name, link)| (*name, link.id))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ids(&before.links),
+        ids(&after.links),
+        "links must be the same ones"
+    );
+    assert_eq!(after.links.len(), programs::HOOKS.len());
+    for ((name, before), (_, after)) in before.links.iter().zip(&after.links) {
+        assert_ne!(
+            before.program_id, after.program_id,
+            "{name} must run the new agent's program"
+        );
+    }
+    sandbox.run("reachable");
+}
+
+#[test]
+fn traffic_goes_on_while_programs_and_backends_are_replaced() {
+    let mut sandbox = Sandbox::new("replaced");
+    let mut tables = Tables::default();
+    sandbox.plan(&mut tables, [change("tcp", three(Protocol::TCP))]);
+    let mut child = sandbox.start("busy");
+    assert_eq!(child.line(), "connecting");
+    for round in 0..20_usize {
+        sandbox.restart();
+        // One server stays, the others come and go; every one of them is always there to answer.
+        let backends = [
+            &client::SERVERS[..1],
+            &client::SERVERS[..2],
+            &client::SERVERS[..],
+            &client::SERVERS[1..],
+        ];
+        let backends: Vec<_> = backends[round % 4]
+            .iter()
+            .map(|&port| address("127.0.0.1", port, Protocol::TCP))
+            .collect();
+        let frontend = address(client::VIP4, client::PORT, Protocol::TCP);
+        sandbox.plan(&mut tables, [change("tcp", vec![port(&[frontend], &backends)])]);
+    }
+    child.tell("stop");
+    let report = child.line();
+    child.finish();
+    let (connections, failures) = report.split_once(' ').expect("two numbers");
+    assert_eq!(failures, "0", "of {connections} connections {failures} failed");
+    assert_ne!(connections, "0");
+}
+
+#[test]
+fn a_full_map_is_replaced_by_a_larger_one_under_traffic() {
+    let mut sandbox = Sandbox::new("grow");
+    let mut tables = Tables::default();
+    sandbox.plan(&mut tables, [change("tcp", three(Protocol::TCP))]);
+    let mut child = sandbox.start("busy");
+    assert_eq!(child.line(), "connecting");
+
+    let before = sandbox.maps().read().expect("read the maps");
+    let many = |count: u32| {
+        let frontends = (0..count).map(|number| {
+            let [_, b, c, d] = number.to_be_bytes();
+            address(&format!("10.{b}.{c}.{d}"), 1, Protocol::TCP)
+        });
+        change("many", vec![port(&frontends.collect::<Vec<_>>(), &[])])
+    };
+    let plan = Tables::new(before.clone()).plan(vec![many(1 << 16)]);
+    let error = sandbox
+        .maps()
+        .apply(&plan)
+        .expect_err("there is one frontend already");
+    let MapsError::Full { name, max_entries } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((name, max_entries), (maps::FRONTENDS4, 1 << 16));
+    let full = sandbox.maps().read().expect("read the maps");
+    assert_eq!(full.frontends.len(), 1 << 16);
+    sandbox.grow(name, 2 * max_entries);
+    let sorted = |mut entries: Entries| {
+        entries.frontends.sort_unstable_by_key(|&(address, _)| address);
+        entries
+    };
+    let grown = sandbox.maps().read().expect("read the maps");
+    assert_eq!(sorted(full), sorted(grown.clone()));
+    let plan = Tables::new(grown).plan_all(vec![change("tcp", three(Protocol::TCP)), many(1 << 16)]);
+    sandbox.maps().apply(&plan).expect("there is room now");
+
+    // The larger map is the one that the programs use and that an agent finds.
+    sandbox.restart();
+    let kept = sandbox.maps().read().expect("read the maps");
+    assert_eq!(kept.frontends.len(), (1 << 16) + 1);
+    let small = change("many", Vec::new());
+    let plan = Tables::new(kept).plan_all(vec![change("tcp", three(Protocol::TCP)), small]);
+    sandbox.maps().apply(&plan).expect("write the maps");
+    child.tell("stop");
+    let report = child.line();
+    child.finish();
+    let (connections, failures) = report.split_once(' ').expect("two numbers");
+    assert_eq!(failures, "0", "of {connections} connections {failures} failed");
+    assert_ne!(connections, "0");
+}
+
+#[test]
+fn links_follow_the_cgroup() {
+    let mut sandbox = Sandbox::new("moved");
+    let before = sandbox.snapshot();
+    sandbox.move_to_new_cgroup();
+    let after = sandbox.snapshot();
+    assert_eq!(before.maps, after.maps);
+    for ((name, before), (_, after)) in before.links.iter().zip(&after.links) {
+        assert_ne!(before.cgroup_id, after.cgroup_id, "{name}");
+    }
+    sandbox.plan(&mut Tables::default(), [change("tcp", three(Protocol::TCP))]);
+    sandbox.run("reachable");
+}
+
+#[test]
+fn an_agent_lives_dies_and_returns() {
+    Sandbox::bare("agent").run("agent");
+}
+
+#[test]
+fn cleanup_leaves_nothing() {
+    let mut sandbox = Sandbox::new("cleanup");
+    sandbox.stop();
+    let removed = pins::remove(sandbox.bpf_dir()).expect("remove the pins");
+    assert!(removed > programs::HOOKS.len(), "{removed}");
+    assert!(!sandbox.bpf_dir().exists());
+    assert_eq!(pins::remove(sandbox.bpf_dir()).expect("nothing to remove"), 0);
+}
+
+#[test]
+fn a_file_system_of_its_own_comes_and_goes() {
+    let parent = tempfile::tempdir().expect("make a folder");
+    let dir = parent.path().join("bpf");
+    let error = Pins::open(parent.path().parent().expect("a parent"))
+        .expect_err("the folder of temporary files is in use");
+    assert!(matches!(error, PinError::NotBpffs { .. }), "{error}");
+    drop(Pins::open(&dir).expect("mount and open"));
+    assert_eq!(pins::remove(&dir).expect("remove and unmount"), 0);
+    std::fs::remove_dir(&dir).expect("nothing is mounted there");
+}
+
+#[test]
+fn batches_of_any_size_are_written_read_and_deleted() {
+    let map = aya::maps::HashMap::<_, u32, u64>::create(10_000, 0).expect("create a map");
+    let fd = aya::maps::IterableMap::map(&map).fd().as_fd();
+    let entries: Vec<_> = (0..10_000_u32).map(|key| (key, u64::from(key) * 3)).collect();
+    sys::update(fd, &entries).expect("fill the map");
+    let error = sys::update(fd, &[(10_000_u32, 0_u64)]).expect_err("the map is full");
+    assert_eq!(error.kind(), std::io::ErrorKind::ArgumentListTooLong, "{error}");
+    let mut read = sys::read::<u32, u64>(fd).expect("read the map");
+    read.sort_unstable();
+    assert_eq!(read, entries);
+    // Every second key is gone already when all are deleted.
+    let even: Vec<_> = (0..10_000_u32).step_by(2).collect();
+    sys::delete(fd, &even).expect("delete half");
+    let all: Vec<_> = (0..10_000_u32).collect();
+    sys::delete(fd, &all).expect("delete all");
+    assert_eq!(sys::read::<u32, u64>(fd).expect("read the map"), []);
+}
+
+/// How long a child may take; its own calls have shorter limits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn change(name: &str, ports: Vec<ServicePort>) -> Change {
+    Change {
+        service: ObjectName::new("test", name),
+        ports,
+        health_check: None,
+    }
+}
+
+fn port(frontends: &[SocketAddress], backends: &[SocketAddress]) -> ServicePort {
+    ServicePort {
+        frontends: frontends.iter().copied().map(FrontendAddress::from).collect(),
+        backends: backends.to_vec(),
+        affinity_timeout_s: 0,
+        elsewhere: false,
+    }
+}
+
+fn address(ip: &str, port: u16, protocol: Protocol) -> SocketAddress {
+    let address: IpAddr = ip.parse().expect("an address");
+    SocketAddress {
+        address,
+        port,
+        protocol,
+    }
+}
+
+/// A service over all servers of the child.
+fn three(protocol: Protocol) -> Vec<ServicePort> {
+    let backends = client::SERVERS.map(|port| address("127.0.0.1", port, protocol));
+    vec![port(&[address(client::VIP4, client::PORT, protocol)], &backends)]
+}

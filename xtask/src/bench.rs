@@ -1,0 +1,249 @@
+//! `cargo xtask bench`: the numbers that the project promises, measured here and now on an isolated cluster.
+//!
+//! Machines differ and are noisy: each line says what the target is, and where there is a peer it is measured in the same run.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::Value;
+use tests::{Binaries, Cluster, ClusterConfig, Component, wait};
+
+use crate::{build, images, setup};
+
+/// A crate's own measuring program: the package and the example's name.
+const CRI_START: (&str, &str) = ("kubelet", "cri-start");
+const STORE_BENCH: (&str, &str) = ("store", "store-bench");
+
+/// What the user may choose.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How long the cluster is left alone before its idle memory is read, in seconds.
+    #[arg(long, default_value_t = 20)]
+    idle_seconds: u64,
+    /// How many pods are started through the API, and as many by bare CRI calls.
+    #[arg(long, default_value_t = 20)]
+    pod_starts: u32,
+}
+
+/// A measured value beside its target.
+struct Row {
+    what: String,
+    value: String,
+    target: &'static str,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::for_build()?;
+    setup::for_cluster()?;
+    setup::require_kubectl()?;
+    let directory = build::programs()?;
+    let images = images::build(&build::target().join("images"))?;
+    // Built before anything is measured: a compiler beside the cluster would be measured too.
+    for (package, name) in [CRI_START, STORE_BENCH] {
+        build::cargo(&["build", "--release", "-p", package, "--example", name])?;
+    }
+    tests::sweep("b-")?;
+    let config = ClusterConfig {
+        name: format!("b-{}", std::process::id()),
+        nodes: 1,
+        isolated: true,
+        api_port: None,
+        binaries: Binaries { directory },
+        images: images.archives,
+    };
+    let mut rows = Vec::new();
+    let start = Instant::now();
+    let cluster = Cluster::start(config, &mut |step| {
+        println!("{:>8.2} s  {}", step.took.as_secs_f64(), step.what)
+    })?;
+    rows.push(row(
+        "`up` (built) to node Ready",
+        seconds(start.elapsed()),
+        "1.5 s",
+    ));
+    let outcome = measure(&cluster, options, &mut rows);
+    let removed = cluster.remove();
+    outcome?;
+    removed?;
+    store(&mut rows)?;
+    println!("\n{:<58} {:>22}   target", "what", "here");
+    for row in &rows {
+        println!("{:<58} {:>22}   {}", row.what, row.value, row.target);
+    }
+    Ok(())
+}
+
+fn measure(cluster: &Cluster, options: &Options, rows: &mut Vec<Row>) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    thread::sleep(Duration::from_secs(options.idle_seconds));
+    let mut sum = 0;
+    for component in [
+        Component::ControlPlane,
+        Component::Kubelet(1),
+        Component::ProxyEbpf(1),
+        Component::Containerd(1),
+    ] {
+        let process = cluster
+            .process(component)
+            .with_context(|| format!("{} does not run", component.name()))?;
+        let pss = process.pss_bytes()?;
+        let counted = !matches!(component, Component::Containerd(_));
+        sum += if counted { pss } else { 0 };
+        rows.push(row(
+            &format!("idle PSS, {}", component.name()),
+            mebibytes(pss),
+            if counted { "" } else { "not ours" },
+        ));
+    }
+    rows.push(row(
+        "idle PSS, control plane + kubelet + proxy (no DNS yet)",
+        mebibytes(sum),
+        "64 MiB with DNS",
+    ));
+
+    let start = Instant::now();
+    kubectl.run(&[
+        "create",
+        "deployment",
+        "ten",
+        "--image",
+        images::TEST_IMAGE,
+        "--replicas=10",
+    ])?;
+    wait::until("10 pods Running", Duration::from_secs(120), || {
+        let running = kubectl
+            .run(&[
+                "get",
+                "pods",
+                "--field-selector=status.phase=Running",
+                "-o",
+                "name",
+            ])?
+            .lines()
+            .count();
+        if running < 10 {
+            bail!("{running} run")
+        } else {
+            Ok(())
+        }
+    })?;
+    rows.push(row(
+        "10 pods from `create deployment` to Running",
+        seconds(start.elapsed()),
+        "",
+    ));
+    pod_start(cluster, options, rows)
+}
+
+/// What starting a pod costs beyond the bare CRI calls, both measured in turns on the same node.
+fn pod_start(cluster: &Cluster, options: &Options, rows: &mut Vec<Row>) -> Result<()> {
+    let layout = cluster.layout();
+    let report = example(
+        CRI_START,
+        &[
+            "--kubeconfig".as_ref(),
+            layout.kubeconfig().as_os_str(),
+            "--socket".as_ref(),
+            layout.containerd_socket(1).as_os_str(),
+            "--cgroup-root".as_ref(),
+            layout.node_cgroup(1).as_ref(),
+            "--image".as_ref(),
+            images::TEST_IMAGE.as_ref(),
+            "--pods".as_ref(),
+            options.pod_starts.to_string().as_ref(),
+        ],
+    )?;
+    let mut add = |what: &str, measured: &str, target| -> Result<()> {
+        let of = |quantile: &str| {
+            report
+                .get(measured)
+                .and_then(|values| values.get(quantile)?.as_f64())
+                .with_context(|| format!("cri-start does not report the {quantile} of {measured:?}"))
+        };
+        let value = format!("{:.1} ms (p90 {:.1})", of("median")?, of("p90")?);
+        rows.push(row(what, value, target));
+        Ok(())
+    };
+    add("pod start by bare CRI calls", "bare all three calls", "")?;
+    add("pod start from POST to Running", "ours POST to Running seen", "")?;
+    add("  of which POST to bound", "ours POST to bound", "")?;
+    add(
+        "  of which bound to container started",
+        "ours bound to startedAt",
+        "",
+    )?;
+    add(
+        "  of which container started to Running",
+        "ours startedAt to Running seen",
+        "",
+    )?;
+    add("added to the bare CRI calls, in all", "added in all", "")?;
+    add(
+        "added to the bare CRI calls, by the kubelet",
+        "added by the kubelet",
+        "20 ms",
+    )
+}
+
+/// Durable writes per second of the embedded store, as its own benchmark reports them.
+fn store(rows: &mut Vec<Row>) -> Result<()> {
+    for clients in ["1", "64"] {
+        let arguments = ["--clients", clients, "--seconds", "5"];
+        let report = example(STORE_BENCH, &arguments.map(OsStr::new))?;
+        let value = report
+            .get("writes_per_second")
+            .map_or_else(|| format!("{report:?}"), Value::to_string);
+        rows.push(row(
+            &format!("store: durable writes/s, {clients} clients"),
+            value,
+            "2x etcd (a later issue measures both)",
+        ));
+    }
+    Ok(())
+}
+
+/// Runs a crate's own measuring program, which prints a JSON object.
+fn example((package, name): (&str, &str), arguments: &[&OsStr]) -> Result<BTreeMap<String, Value>> {
+    let output = Command::new("cargo")
+        .args([
+            "run",
+            "--quiet",
+            "--release",
+            "-p",
+            package,
+            "--example",
+            name,
+            "--",
+        ])
+        .args(arguments)
+        .current_dir(build::root())
+        .output()
+        .with_context(|| format!("start {name}"))?;
+    if !output.status.success() {
+        bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("parse what {name} prints"))
+}
+
+fn row(what: &str, value: String, target: &'static str) -> Row {
+    Row {
+        what: what.to_owned(),
+        value,
+        target,
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.2} s", duration.as_secs_f64())
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,47 @@
+//! Building our programs with cargo.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// The packages whose binaries make up a cluster.
+const PACKAGES: [&str; 4] = ["control-plane", "kubelet", "proxy-ebpf", "orlop-cni"];
+
+/// The repository's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned)
+        .unwrap_or_default()
+}
+
+/// Cargo's target directory.
+pub(crate) fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Builds the cluster's programs as they are meant to run and returns the directory they are in.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let mut args = vec!["build", "--release"];
+    args.extend(PACKAGES.iter().flat_map(|package| ["-p", *package]));
+    cargo(&args)?;
+    Ok(target().join("release"))
+}
+
+/// Runs the cargo that started us, in the repository's root.
+pub(crate) fn cargo(args: &[&str]) -> Result<()> {
+    let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(program)
+        .args(args)
+        .current_dir(root())
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("cargo {} failed ({status})", args.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! The project's own commands: `cargo xtask <command>`. Only cargo is needed to start them; what else they need they install
+//! with the system's package manager, after naming it.
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod down;
+mod images;
+mod setup;
+mod test;
+#[cfg(test)]
+mod tidy;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, starts, tests and measures Orlop.")]
+struct Command {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Sets the machine up, builds everything and starts a single-node cluster; run again, it repairs what is missing.
+    Up(up::Options),
+    /// Removes a cluster and everything that was made for it, also after a crash.
+    Down(down::Options),
+    /// Installs what building and testing needs, and nothing else.
+    Setup,
+    /// Runs every test: unit tests, then the end-to-end stories on real clusters.
+    Test(test::Options),
+    /// Measures the promised numbers on an isolated cluster.
+    Bench(bench::Options),
+    /// Compiles the eBPF programs to the object that proxy-ebpf embeds.
+    BuildEbpf {
+        /// Compare with the committed object instead of replacing it.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Makes the OCI archives of the pause image, the test image and our own programs.
+    Images,
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Up(options) => up::run(options),
+        Task::Down(options) => down::run(&options),
+        Task::Setup => setup::for_build()
+            .and_then(|()| setup::for_cluster())
+            .and_then(|()| setup::for_tests()),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::BuildEbpf { check } => build_ebpf::run(check),
+        Task::Images => images(),
+    }
+}
+
+fn images() -> Result<()> {
+    setup::for_build()?;
+    let folder = build::target().join("images");
+    let made = [
+        images::build(&folder)?,
+        images::programs(&build::programs()?, &folder.join("programs"))?,
+    ];
+    for archive in made.iter().flat_map(|images| &images.archives) {
+        println!("{}", archive.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask test`: everything that is checked, in the order in which failures are cheapest to find.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{build, build_ebpf, images, setup};
+
+/// What the user may choose.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only the tests that need no cluster.
+    #[arg(long)]
+    unit: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::for_build()?;
+    setup::for_cluster()?;
+    setup::for_tests()?;
+    if !options.unit {
+        setup::require_kubectl()?;
+    }
+    build_ebpf::run(true)?;
+    build::cargo(&["test", "--workspace", "--exclude", "tests"])?;
+    build::cargo(&["test", "-p", "tests", "--lib"])?;
+    if options.unit {
+        return Ok(());
+    }
+    build::programs()?;
+    images::build(&build::target().join("images"))?;
+    tests::sweep("t-")?;
+    build::cargo(&["test", "-p", "tests", "--test", "story"])
+}

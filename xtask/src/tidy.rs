@@ -1,0 +1,116 @@
+//! The project's own rules, as tests whose message says what to do.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::build;
+
+/// All Rust files that belong to the project.
+fn sources() -> Vec<PathBuf> {
+    let mut pending = vec![build::root()];
+    let mut found = Vec::new();
+    while let Some(directory) = pending.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+                pending.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50, "the walk found only {} files", found.len());
+    found
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(build::root())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+/// Collects what `rule` says of each file and fails with all of it.
+fn check(advice: &str, rule: impl Fn(&Path, &str) -> Option<String>) {
+    let mut broken = Vec::new();
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        if let Some(what) = rule(&path, &text) {
+            broken.push(format!("{}: {what}", shown(&path)));
+        }
+    }
+    broken.sort();
+    assert!(broken.is_empty(), "{advice}\n  {}", broken.join("\n  "));
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    check(
+        "Begin the file with `//!`: what it owns and which invariant it keeps.",
+        |path, text| {
+            let is_test = path.file_name().is_some_and(|name| name == "tests.rs");
+            (!is_test && !text.starts_with("//!") && !text.starts_with("#!"))
+                .then(|| "no module documentation".to_owned())
+        },
+    );
+}
+
+#[test]
+fn plans_are_pure() {
+    check(
+        "A plan takes what it needs, the time included, as arguments; move the effect to its caller.",
+        |path, text| {
+            if path.file_name().is_none_or(|name| name != "plan.rs") {
+                return None;
+            }
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let effects = [
+                "tokio::",
+                "kube::Client",
+                "aya::",
+                "nix::",
+                "std::fs",
+                "Instant::now()",
+                "SystemTime::now()",
+                "Timestamp::now()",
+                "rand::",
+            ];
+            effects
+                .iter()
+                .find(|effect| code.contains(*effect))
+                .map(|effect| format!("uses {effect}"))
+        },
+    );
+}
+
+#[test]
+fn nothing_is_put_off_in_a_comment() {
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    check("Do it, or open an issue.", |_, text| {
+        marks
+            .iter()
+            .find(|mark| text.contains(*mark))
+            .map(|mark| format!("contains {mark}"))
+    });
+}
+
+#[test]
+fn unsafe_code_says_why_it_is_sound() {
+    check("Write a `// SAFETY:` line above the block.", |path, text| {
+        // The eBPF programs read the kernel's context through raw pointers on every line; their header states the rule.
+        if shown(path).starts_with("proxy-ebpf/ebpf/") {
+            return None;
+        }
+        let lines: Vec<&str> = text.lines().collect();
+        let bare = lines.iter().enumerate().find(|(index, line)| {
+            let opens = line.contains(concat!("unsafe", " {")) && !line.trim_start().starts_with("//");
+            opens
+                && !lines[index.saturating_sub(4)..*index]
+                    .iter()
+                    .any(|before| before.contains("SAFETY:"))
+        });
+        bare.map(|(index, _)| format!("line {} has an unsafe block without a reason", index + 1))
+    });
+}
