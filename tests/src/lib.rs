@@ -19,6 +19,7 @@ mod layout;
 mod network;
 mod pki;
 mod process;
+pub mod suite;
 mod teardown;
 pub mod wait;
 
