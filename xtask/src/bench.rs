@@ -2,6 +2,8 @@
 //!
 //! Machines differ and are noisy: each line says what the target is, and where there is a peer it is measured in the same run.
 
+mod store;
+
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -19,7 +21,6 @@ use crate::{build, images, setup};
 
 /// A crate's own measuring program: the package and the example's name.
 const CRI_START: (&str, &str) = ("kubelet", "cri-start");
-const STORE_BENCH: (&str, &str) = ("store", "store-bench");
 
 /// What the user may choose.
 #[derive(Args)]
@@ -46,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = build::programs()?;
     let images = images::build(&build::target().join("images"))?;
     // Built before anything is measured: a compiler beside the cluster would be measured too.
-    for (package, name) in [CRI_START, STORE_BENCH] {
+    for (package, name) in [CRI_START, store::PROGRAM] {
         build::cargo(&["build", "--release", "-p", package, "--example", name])?;
     }
     tests::sweep("b-")?;
@@ -72,7 +73,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let removed = cluster.remove();
     outcome?;
     removed?;
-    store(&mut rows)?;
+    store::measure(&mut rows)?;
     println!("\n{:<58} {:>22}   target", "what", "here");
     for row in &rows {
         println!("{:<58} {:>22}   {}", row.what, row.value, row.target);
@@ -190,23 +191,6 @@ fn pod_start(cluster: &Cluster, options: &Options, rows: &mut Vec<Row>) -> Resul
         "added by the kubelet",
         "20 ms",
     )
-}
-
-/// Durable writes per second of the embedded store, as its own benchmark reports them.
-fn store(rows: &mut Vec<Row>) -> Result<()> {
-    for clients in ["1", "64"] {
-        let arguments = ["--clients", clients, "--seconds", "5"];
-        let report = example(STORE_BENCH, &arguments.map(OsStr::new))?;
-        let value = report
-            .get("writes_per_second")
-            .map_or_else(|| format!("{report:?}"), Value::to_string);
-        rows.push(row(
-            &format!("store: durable writes/s, {clients} clients"),
-            value,
-            "2x etcd (a later issue measures both)",
-        ));
-    }
-    Ok(())
 }
 
 /// Runs a crate's own measuring program, which prints a JSON object.
