@@ -3,7 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -34,14 +34,27 @@ pub(crate) fn programs() -> Result<PathBuf> {
 
 /// Runs the cargo that started us, in the repository's root.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
+    run_cargo(args, Stdio::inherit()).map(drop)
+}
+
+/// The same, and returns what it prints.
+pub(crate) fn cargo_messages(args: &[&str]) -> Result<String> {
+    let output = run_cargo(args, Stdio::piped())?;
+    String::from_utf8(output.stdout).context("read what cargo printed")
+}
+
+fn run_cargo(args: &[&str], stdout: Stdio) -> Result<Output> {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(program)
+    let output = Command::new(program)
         .args(args)
         .current_dir(root())
-        .status()
+        .stdin(Stdio::inherit())
+        .stdout(stdout)
+        .stderr(Stdio::inherit())
+        .output()
         .context("start cargo")?;
-    if !status.success() {
-        bail!("cargo {} failed ({status})", args.join(" "));
+    if !output.status.success() {
+        bail!("cargo {} failed ({})", args.join(" "), output.status);
     }
-    Ok(())
+    Ok(output)
 }

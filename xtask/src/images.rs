@@ -95,7 +95,7 @@ fn program_image(directory: &Path, name: &str, plugins: &[&str]) -> Result<Image
 }
 
 /// The shared libraries, and the loader, that a program is started with.
-fn libraries(program: &Path) -> Result<Vec<String>> {
+pub(crate) fn libraries(program: &Path) -> Result<Vec<String>> {
     let output = Command::new("ldd").arg(program).output().context("start ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
     // `name => /path (address)`, or `/path (address)` for the loader; the kernel's own vdso has no path.

@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod down;
 mod images;
+mod kernel_test;
 mod setup;
 mod test;
 #[cfg(test)]
@@ -42,6 +43,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Boots Debian's kernels 5.10, 6.1 and 6.12 and runs the eBPF programs and their tests on them.
+    KernelTest(kernel_test::Options),
     /// Makes the OCI archives of the pause image, the test image and our own programs.
     Images,
 }
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BuildEbpf { check } => build_ebpf::run(check),
+        Task::KernelTest(options) => kernel_test::run(&options),
         Task::Images => images(),
     }
 }

@@ -70,6 +70,40 @@ const TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What booting other kernels needs.
+const KERNEL_TEST_TOOLS: &[Tool] = &[
+    Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "boots other kernels",
+    },
+    Tool {
+        program: "busybox",
+        package: "busybox-static",
+        why: "is the shell of their initramfs",
+    },
+    Tool {
+        program: "xz",
+        package: "xz-utils",
+        why: "unpacks kernel modules",
+    },
+    Tool {
+        program: "strip",
+        package: "binutils",
+        why: "makes the test programs small",
+    },
+    Tool {
+        program: "unshare",
+        package: "util-linux",
+        why: "makes network namespaces in the tests",
+    },
+    Tool {
+        program: "ip",
+        package: "iproute2",
+        why: "makes network devices in the tests",
+    },
+];
+
 /// Installs what the build needs.
 pub(crate) fn for_build() -> Result<()> {
     install(BUILD_TOOLS)
@@ -78,6 +112,11 @@ pub(crate) fn for_build() -> Result<()> {
 /// Installs what the tests need beyond that.
 pub(crate) fn for_tests() -> Result<()> {
     install(TEST_TOOLS)
+}
+
+/// Installs what booting other kernels needs.
+pub(crate) fn for_kernel_test() -> Result<()> {
+    install(KERNEL_TEST_TOOLS)
 }
 
 /// Installs what a cluster needs.

@@ -224,8 +224,12 @@ impl Cgroup {
     }
 }
 
-/// Creates the maps that are not pinned in `maps` yet; `room` is the number of entries of one of them.
-fn load(maps: &Path, features: Features, room: Option<(&'static str, u32)>) -> Result<Ebpf, ProgramsError> {
+/// Creates the maps that are not pinned in `maps` yet; `room` is the number of entries of one of them. No program is loaded yet.
+pub fn load(
+    maps: &Path,
+    features: Features,
+    room: Option<(&'static str, u32)>,
+) -> Result<Ebpf, ProgramsError> {
     let host_netns = features.netns_cookie.map_or(0, NonZeroU64::get);
     let set_retval = u32::from(features.set_retval);
     let mut loader = EbpfLoader::new();
