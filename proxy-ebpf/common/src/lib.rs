@@ -17,15 +17,20 @@
 #![no_std]
 
 mod address;
+mod drops;
+mod event;
 mod packet;
 mod service;
 #[cfg(feature = "user")]
 mod user;
 
 pub use address::{Address, Address4, Address6, Port};
+pub use drops::{DropCount, DropReason};
+pub use event::{Event, EventKind, Hook};
 pub use packet::{
-    Conntrack, ConntrackFlags, ConntrackKey, Direction, LocalPod, Node, NodeKey, Policy, PolicyKey, Snat,
-    SourceRangeKey, Verdict,
+    Config, Conntrack, ConntrackFlags, ConntrackKey, Device, DeviceFlags, Direction, Fragment, FragmentKey,
+    HAIRPIN4, HAIRPIN6, LocalPod, Node, NodeKey, Policy, PolicyKey, SNAT_PORT_MAX, SNAT_PORT_MIN,
+    SourceRangeKey, Verdict, timeouts,
 };
 pub use service::{
     Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendFlags, FrontendKey,
@@ -61,4 +66,40 @@ pub mod maps {
     pub const AFFINITY_SK: &str = "AFFINITY_SK";
     /// The set of [`AffinityMatchKey`](crate::AffinityMatchKey)s; the value means nothing.
     pub const AFFINITY_MATCH: &str = "AFFINITY_MATCH";
+    /// [`AffinityKey`](crate::AffinityKey) of an address to [`Affinity`](crate::Affinity), IPv4, least recently used.
+    pub const AFFINITY4: &str = "AFFINITY4";
+    /// [`AffinityKey`](crate::AffinityKey) of an address to [`Affinity`](crate::Affinity), IPv6, least recently used.
+    pub const AFFINITY6: &str = "AFFINITY6";
+    /// [`ConntrackKey`](crate::ConntrackKey) to [`Conntrack`](crate::Conntrack), IPv4, least recently used.
+    pub const CONNTRACK4: &str = "CONNTRACK4";
+    /// [`ConntrackKey`](crate::ConntrackKey) to [`Conntrack`](crate::Conntrack), IPv6, least recently used.
+    pub const CONNTRACK6: &str = "CONNTRACK6";
+    /// [`FragmentKey`](crate::FragmentKey) to [`Fragment`](crate::Fragment), IPv4, least recently used.
+    pub const FRAGMENTS4: &str = "FRAGMENTS4";
+    /// [`FragmentKey`](crate::FragmentKey) to [`Fragment`](crate::Fragment), IPv6, least recently used.
+    pub const FRAGMENTS6: &str = "FRAGMENTS6";
+    /// Longest prefix of a [`SourceRangeKey`](crate::SourceRangeKey), IPv4; the value means nothing.
+    pub const SOURCE_RANGES4: &str = "SOURCE_RANGES4";
+    /// Longest prefix of a [`SourceRangeKey`](crate::SourceRangeKey), IPv6; the value means nothing.
+    pub const SOURCE_RANGES6: &str = "SOURCE_RANGES6";
+    /// Address to [`LocalPod`](crate::LocalPod), IPv4.
+    pub const LOCAL_PODS4: &str = "LOCAL_PODS4";
+    /// Address to [`LocalPod`](crate::LocalPod), IPv6.
+    pub const LOCAL_PODS6: &str = "LOCAL_PODS6";
+    /// Longest prefix of a [`NodeKey`](crate::NodeKey) to [`Node`](crate::Node), IPv4.
+    pub const NODES4: &str = "NODES4";
+    /// Longest prefix of a [`NodeKey`](crate::NodeKey) to [`Node`](crate::Node), IPv6.
+    pub const NODES6: &str = "NODES6";
+    /// Interface index to [`Device`](crate::Device).
+    pub const DEVICES: &str = "DEVICES";
+    /// One [`Config`](crate::Config).
+    pub const CONFIG: &str = "CONFIG";
+    /// [`DropReason`](crate::DropReason) to [`DropCount`](crate::DropCount), per CPU.
+    pub const DROPS: &str = "DROPS";
+    /// Ring buffer of [`Event`](crate::Event)s.
+    pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer by which programs ask the agent to collect dead entries of `CONNTRACK` now; the content means nothing.
+    pub const PRESSURE: &str = "PRESSURE";
+    /// The set of [`NetnsCookie`](crate::NetnsCookie)s of pods whose sockets are left alone; the value means nothing.
+    pub const SOCKET_PATH_OFF: &str = "SOCKET_PATH_OFF";
 }

@@ -1,43 +1,27 @@
-//! The tables of the packet path: connection tracking, SNAT, source ranges, local pods, nodes and policy.
-//!
-//! No map is made of these yet; they are laid out with the service tables so that both paths agree on ids and families.
+//! The tables of the packet path: devices, connection tracking, fragments, source ranges, local pods, nodes and policy.
 
 use core::mem::size_of;
 
-use crate::{Address4, Address6, BackendId, Port, Protocol, ServiceId};
+use crate::{Address, Address4, Address6, BackendId, Port, Protocol, ServiceId};
 
-/// Which way a packet of a connection goes.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Direction(pub u8);
-
-impl Direction {
-    /// Into the pod or node.
-    pub const INGRESS: Self = Self(0);
-    /// Out of the pod or node.
-    pub const EGRESS: Self = Self(1);
-    /// From a client to a Service, before a backend was chosen.
-    pub const SERVICE: Self = Self(2);
-}
-
-/// One direction of a connection. SNAT is keyed by it too.
+/// The addresses, ports and protocol of a packet as it is at some hook: what names one direction of a connection.
+///
+/// An ICMP echo counts as a packet from the port of its identifier (a request) or to it (a reply); the other port is zero.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConntrackKey<A> {
     /// Source address.
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Source port, or the identifier of an ICMP echo.
+    /// Source port.
     pub source_port: Port,
     /// Destination port.
     pub destination_port: Port,
     /// Protocol.
     pub protocol: Protocol,
-    /// Which way.
-    pub direction: Direction,
     /// Always zero.
-    pub reserved: u16,
+    pub reserved: [u8; 3],
 }
 
 /// State bits of a [`Conntrack`] entry.
@@ -46,49 +30,226 @@ pub struct ConntrackKey<A> {
 pub struct ConntrackFlags(pub u32);
 
 impl ConntrackFlags {
-    /// A segment other than the first SYN was seen: the long timeout applies.
-    pub const ESTABLISHED: Self = Self(1);
-    /// The sender has closed its half.
-    pub const CLOSING_FORWARD: Self = Self(1 << 1);
-    /// The receiver has closed its half.
-    pub const CLOSING_REVERSE: Self = Self(1 << 2);
-    /// Came in by a node port; the reply is translated on its way out.
-    pub const NODE_PORT: Self = Self(1 << 3);
+    /// This entry is about the packets of whoever answers.
+    pub const REPLY: Self = Self(1);
+    /// Somebody has answered.
+    pub const REPLIED: Self = Self(1 << 1);
+    /// Both sides have acknowledged each other: the long timeout applies.
+    pub const ESTABLISHED: Self = Self(1 << 2);
+    /// The one who opened the connection has closed its half.
+    pub const CLOSED_BY_CLIENT: Self = Self(1 << 3);
+    /// The one who answers has closed its half.
+    pub const CLOSED_BY_SERVER: Self = Self(1 << 4);
+    /// One of them has reset the connection.
+    pub const RESET: Self = Self(1 << 5);
+    /// The translated source is, or may be, an address of this node: such a packet must not be given to the node's own
+    /// routing as one that came in, which would take it for a forgery.
+    pub const FROM_NODE: Self = Self(1 << 6);
+    /// The client's address was replaced too.
+    pub const SNAT: Self = Self(1 << 7);
     /// A pod that reached itself through a Service.
-    pub const HAIRPIN: Self = Self(1 << 4);
+    pub const HAIRPIN: Self = Self(1 << 8);
+    /// Not about a Service: a pod that talks to somebody outside the cluster.
+    pub const MASQUERADE: Self = Self(1 << 9);
+    /// Opened by the node itself; the translated destination may be at another device than the one that was chosen.
+    pub const FROM_HOST: Self = Self(1 << 10);
+
+    /// Whether any bit of `other` is set.
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether all bits of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Those of both.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
-/// What is known of a connection.
+/// What a packet of a [`ConntrackKey`] becomes, and what is known of its connection.
+///
+/// A connection has two entries, one for each direction, and each leads to the other: [`Conntrack::partner`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Conntrack {
+pub struct Conntrack<A> {
+    /// The source address to write.
+    pub source: A,
+    /// The destination address to write.
+    pub destination: A,
+    /// The source port to write.
+    pub source_port: Port,
+    /// The destination port to write.
+    pub destination_port: Port,
     /// Seconds since boot after which the entry is dead.
     pub expires_s: u32,
+    /// Seconds since boot at which the connection was opened.
+    pub created_s: u32,
     /// State bits.
     pub flags: ConntrackFlags,
-    /// Service whose reverse NAT applies to replies; zero: none.
+    /// The service that was addressed; zero: none, the connection is only masqueraded.
     pub service: ServiceId,
     /// The backend that was chosen; zero: none.
     pub backend: BackendId,
 }
 
-/// What a connection's source, or, for a reply, destination is translated to.
+impl<A: Address> ConntrackKey<A> {
+    /// The key of these parts.
+    #[inline(always)]
+    pub const fn new(
+        source: A,
+        source_port: Port,
+        destination: A,
+        destination_port: Port,
+        protocol: Protocol,
+    ) -> Self {
+        Self {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The key of a packet that answers one of this key.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self::new(
+            self.destination,
+            self.destination_port,
+            self.source,
+            self.source_port,
+            self.protocol,
+        )
+    }
+}
+
+impl<A: Address> Conntrack<A> {
+    /// The key of the connection's other direction: that of an answer to the translated packet.
+    #[inline(always)]
+    pub const fn partner(&self, protocol: Protocol) -> ConntrackKey<A> {
+        ConntrackKey::new(
+            self.destination,
+            self.destination_port,
+            self.source,
+            self.source_port,
+            protocol,
+        )
+    }
+}
+
+/// Where the SNAT's ports lie: above Linux's ephemeral ports (32768 to 60999) and the NodePorts (30000 to 32767), so that
+/// neither the node's own connections nor its listeners share any with it.
+pub const SNAT_PORT_MIN: u16 = 61_000;
+/// The last of the SNAT's ports.
+pub const SNAT_PORT_MAX: u16 = 65_535;
+
+/// The source of a pod's packets that come back to it by way of a Service. Never on a wire.
+pub const HAIRPIN4: Address4 = Address4::from_octets([169, 254, 1, 1]);
+/// The same for IPv6: of the prefix that routers discard (RFC 6666).
+pub const HAIRPIN6: Address6 = Address6([0x0100_0000_u32.to_be(), 0, 0, 1_u32.to_be()]);
+
+/// For how long an entry is kept after a packet of its connection, in seconds.
+pub mod timeouts {
+    /// TCP, after both sides have acknowledged each other. That of kube-proxy's `--conntrack-tcp-timeout-established`.
+    pub const TCP_ESTABLISHED_S: u32 = 24 * 3600;
+    /// TCP, before that. Linux repeats a SYN for 63 s at most.
+    pub const TCP_OPENING_S: u32 = 75;
+    /// TCP, after one side has closed; the other may have something to say for long. That of kube-proxy's
+    /// `--conntrack-tcp-timeout-close-wait`.
+    pub const TCP_HALF_CLOSED_S: u32 = 3600;
+    /// TCP, after both sides have closed or one has reset: for what is still on its way.
+    pub const TCP_CLOSED_S: u32 = 10;
+    /// A datagram that nobody has answered.
+    pub const DATAGRAM_S: u32 = 30;
+    /// Datagrams that go both ways. Linux's own.
+    pub const DATAGRAM_STREAM_S: u32 = 120;
+    /// SCTP, whose own heartbeat is every 30 s.
+    pub const SCTP_S: u32 = 210;
+    /// An ICMP echo.
+    pub const ICMP_S: u32 = 30;
+    /// The parts of a datagram: Linux itself gives up on them after 30 s.
+    pub const FRAGMENT_S: u32 = 30;
+    /// Entries are touched at most this often: sooner means more writes to memory that CPUs share, later means that they
+    /// expire earlier than promised.
+    pub const TOUCH_S: u32 = 2;
+}
+
+/// A datagram that was sent in fragments, of which only the first names the ports.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Snat<A> {
-    /// The translated address.
-    pub address: A,
-    /// The translated port.
-    pub port: Port,
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// The datagram's identification, in network byte order; that of IPv4 has 16 bits.
+    pub id: u32,
+    /// Protocol.
+    pub protocol: Protocol,
     /// Always zero.
-    pub reserved: u16,
-    /// Seconds since boot at which the port was taken.
-    pub created_s: u32,
+    pub reserved: [u8; 3],
+}
+
+/// What the first fragment has said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    /// Source port.
+    pub source_port: Port,
+    /// Destination port.
+    pub destination_port: Port,
+    /// Seconds since boot at which it was seen: identifications are used again.
+    pub seen_s: u32,
+}
+
+/// A device of this node, keyed by its interface index, that packets of Services leave or enter by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// What it is.
+    pub flags: DeviceFlags,
+    /// The source of what this node sends there on behalf of others; unspecified: the family is not in use.
+    pub address4: Address4,
+    /// The same for IPv6.
+    pub address6: Address6,
+}
+
+/// What a [`Device`] is.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct DeviceFlags(pub u32);
+
+impl DeviceFlags {
+    /// Other nodes and the world are behind it.
+    pub const UPLINK: Self = Self(1);
+    /// What pods send to the world gets this node's address.
+    pub const MASQUERADE: Self = Self(1 << 1);
+
+    /// Whether all bits of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// Entry 0 of `CONFIG`: what can be changed while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Config {
+    /// Bit *n* is set: events of [`EventKind`](crate::EventKind) *n* are written to `EVENTS`.
+    pub monitored: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// loadBalancerSourceRanges of a service: the data of a longest-prefix-match key whose prefix always covers `service`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceRangeKey<A> {
     /// The service.
     pub service: ServiceId,
@@ -112,23 +273,37 @@ pub struct LocalPod {
 
 /// The pod network of a node: the data of a longest-prefix-match key.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeKey<A> {
     /// A pod CIDR of the node.
     pub network: A,
 }
 
-/// How a node is reached.
-#[repr(C)]
+/// Whose pods a [`NodeKey`] holds.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Node<A> {
-    /// The node's address.
-    pub address: A,
-    /// Tunnel interface to reach it by; zero: it is a neighbour, packets are routed to it.
-    pub tunnel_ifindex: u32,
+pub struct Node(pub u32);
+
+impl Node {
+    /// Another node's.
+    pub const REMOTE: Self = Self(0);
+    /// This node's.
+    pub const LOCAL: Self = Self(1);
 }
 
-/// A rule of a pod's compiled NetworkPolicies.
+/// Which way a policy looks at a pod.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Direction(pub u8);
+
+impl Direction {
+    /// Into the pod.
+    pub const INGRESS: Self = Self(0);
+    /// Out of the pod.
+    pub const EGRESS: Self = Self(1);
+}
+
+/// A rule of a pod's compiled NetworkPolicies. No map is made of these yet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PolicyKey {
@@ -169,16 +344,53 @@ pub struct Policy {
 const _: () = {
     assert!(size_of::<ConntrackKey<Address4>>() == 16);
     assert!(size_of::<ConntrackKey<Address6>>() == 40);
-    assert!(size_of::<Conntrack>() == 16);
-    assert!(size_of::<Snat<Address4>>() == 12);
-    assert!(size_of::<Snat<Address6>>() == 24);
+    assert!(size_of::<Conntrack<Address4>>() == 32);
+    assert!(size_of::<Conntrack<Address6>>() == 56);
+    assert!(size_of::<FragmentKey<Address4>>() == 16);
+    assert!(size_of::<FragmentKey<Address6>>() == 40);
+    assert!(size_of::<Fragment>() == 8);
+    assert!(size_of::<Device>() == 24);
+    assert!(size_of::<Config>() == 8);
     assert!(size_of::<SourceRangeKey<Address4>>() == 8);
     assert!(size_of::<SourceRangeKey<Address6>>() == 20);
     assert!(size_of::<LocalPod>() == 20);
     assert!(size_of::<NodeKey<Address4>>() == 4);
     assert!(size_of::<NodeKey<Address6>>() == 16);
-    assert!(size_of::<Node<Address4>>() == 8);
-    assert!(size_of::<Node<Address6>>() == 20);
+    assert!(size_of::<Node>() == 4);
     assert!(size_of::<PolicyKey>() == 12);
     assert!(size_of::<Policy>() == 8);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_entry_of_a_connection_leads_to_the_other() {
+        let address = |last| Address4::from_octets([10, 0, 0, last]);
+        let [client, service, node, backend] = [1, 2, 3, 4].map(address);
+        let (from, to) = (Port::new(40_000), Port::new(80));
+        let (snat, target) = (Port::new(SNAT_PORT_MIN), Port::new(8080));
+        let forward_key = ConntrackKey::new(client, from, service, to, Protocol::TCP);
+        let entry = |source, source_port, destination, destination_port| Conntrack {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            expires_s: 0,
+            created_s: 0,
+            flags: ConntrackFlags::default(),
+            service: ServiceId(1),
+            backend: BackendId(1),
+        };
+        let forward = entry(node, snat, backend, target);
+        let reverse = entry(service, to, client, from);
+        let reverse_key = forward.partner(Protocol::TCP);
+        assert_eq!(
+            reverse_key,
+            ConntrackKey::new(backend, target, node, snat, Protocol::TCP)
+        );
+        assert_eq!(reverse.partner(Protocol::TCP), forward_key);
+        assert_eq!(forward_key.reversed().reversed(), forward_key);
+    }
+}

@@ -25,6 +25,10 @@ impl Protocol {
     pub const UDP: Self = Self(17);
     /// SCTP.
     pub const SCTP: Self = Self(132);
+    /// ICMP, whose echoes are masqueraded.
+    pub const ICMP: Self = Self(1);
+    /// ICMPv6.
+    pub const ICMPV6: Self = Self(58);
 }
 
 /// Whose traffic an entry is for, when internalTrafficPolicy and externalTrafficPolicy differ.
@@ -88,10 +92,19 @@ pub struct FrontendFlags(pub u32);
 impl FrontendFlags {
     /// Only backends of this node may be used and it has none, but others have: clients are told "no route", not "refused".
     pub const ELSEWHERE: Self = Self(1);
+    /// Not a cluster IP: an address that may be the node's own, so that what is translated back to it must not come in.
+    pub const EXTERNAL: Self = Self(1 << 1);
+    /// Only clients in `SOURCE_RANGES` are admitted on the packet path.
+    pub const SOURCE_RANGES: Self = Self(1 << 2);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Those of both.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 

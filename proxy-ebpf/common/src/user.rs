@@ -8,8 +8,9 @@
 use aya::Pod;
 
 use crate::{
-    Address4, Address6, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendKey,
-    NetnsCookie, ReverseSk, ReverseSkKey, SlotKey,
+    Address4, Address6, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Config, Conntrack,
+    ConntrackKey, Device, DropCount, Event, Fragment, FragmentKey, Frontend, FrontendKey, LocalPod,
+    NetnsCookie, Node, NodeKey, ReverseSk, ReverseSkKey, SlotKey, SourceRangeKey,
 };
 
 macro_rules! plain {
@@ -39,4 +40,24 @@ plain!(
     AffinityKey<NetnsCookie>,
     Affinity,
     AffinityMatchKey,
+    AffinityKey<Address4>,
+    AffinityKey<Address6>,
+    NetnsCookie,
+    ConntrackKey<Address4>,
+    ConntrackKey<Address6>,
+    Conntrack<Address4>,
+    Conntrack<Address6>,
+    FragmentKey<Address4>,
+    FragmentKey<Address6>,
+    Fragment,
+    SourceRangeKey<Address4>,
+    SourceRangeKey<Address6>,
+    LocalPod,
+    NodeKey<Address4>,
+    NodeKey<Address6>,
+    Node,
+    Device,
+    Config,
+    DropCount,
+    Event,
 );
