@@ -282,9 +282,10 @@ impl NodeKeeper {
         let mut events = status::Transitions::of(node.status.as_ref());
         loop {
             // The version and the images of a runtime that is down are the last known ones.
-            let (version, images) = match health.borrow_and_update().runtime {
-                Some(_) => (String::new(), Vec::new()),
-                None => self.runtime_facts().await,
+            let down = health.borrow_and_update().runtime.is_some();
+            let (version, images) = match down {
+                true => (String::new(), Vec::new()),
+                false => self.runtime_facts().await,
             };
             let wanted = self.status(node.status.as_ref(), &images, &version);
             let report = self.config.file.node_status_report_frequency;
