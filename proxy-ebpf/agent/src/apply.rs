@@ -68,8 +68,9 @@ pub struct Maps {
     node_addresses6: Map,
 }
 
+/// A pinned map whose sizes were checked.
 #[derive(Debug)]
-struct Map {
+pub(crate) struct Map {
     name: &'static str,
     max_entries: u32,
     data: MapData,
@@ -270,7 +271,7 @@ impl ReverseSockets {
 }
 
 impl Map {
-    fn open<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<Self, MapsError> {
+    pub(crate) fn open<K: Pod, V: Pod>(dir: &Path, name: &'static str) -> Result<Self, MapsError> {
         let path = dir.join(name);
         let open_failed = |source| MapsError::Open {
             path: path.clone(),
@@ -295,11 +296,11 @@ impl Map {
         })
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.data.fd().as_fd()
     }
 
-    fn read<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, MapsError> {
+    pub(crate) fn read<K: Pod, V: Pod>(&self) -> Result<Vec<(K, V)>, MapsError> {
         sys::read(self.fd()).map_err(|source| MapsError::Read {
             name: self.name,
             source,

@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod config;
 pub mod desired;
 pub mod health_checks;
 pub mod healthz;

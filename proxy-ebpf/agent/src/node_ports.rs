@@ -24,7 +24,9 @@ pub enum NodePortAddresses {
 
 /// A flag that is neither `primary` nor networks.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("`{element}` is no network such as 10.0.0.0/8; nor is it `primary` on its own")]
+#[error(
+    "`{element}` is no network such as 10.0.0.0/8, nor `localhost` or `all`; nor is it `primary` on its own"
+)]
 pub struct InvalidNodePortAddresses {
     element: String,
 }
@@ -37,13 +39,21 @@ impl FromStr for NodePortAddresses {
             "" => Ok(Self::All),
             "primary" => Ok(Self::Primary),
             list => {
-                let networks = list.split(',').map(|element| {
-                    let invalid = |_| InvalidNodePortAddresses {
-                        element: element.to_owned(),
+                let mut networks = Vec::new();
+                for element in list.split(',') {
+                    // The networks that upstream's keywords stand for.
+                    let element = match element.trim() {
+                        "all" => "0.0.0.0/0,::/0",
+                        "localhost" => "127.0.0.0/8,::1/128",
+                        network => network,
                     };
-                    element.trim().parse().map_err(invalid)
-                });
-                networks.collect::<Result<_, _>>().map(Self::Within)
+                    for network in element.split(',') {
+                        networks.push(network.parse().map_err(|_| InvalidNodePortAddresses {
+                            element: network.to_owned(),
+                        })?);
+                    }
+                }
+                Ok(Self::Within(networks))
             }
         }
     }
@@ -116,7 +126,7 @@ mod tests {
                 ..Node::default()
             },
         ];
-        let rows: [(&str, &[&str]); 5] = [
+        let rows: [(&str, &[&str]); 6] = [
             (
                 "",
                 &[
@@ -133,12 +143,19 @@ mod tests {
             ("172.31.0.0/16", &["172.31.0.11", "172.31.0.12"]),
             ("127.0.0.0/8,fd00::/8", &["0.0.0.0", "fd00:31::11"]),
             ("::/0", &["::", "fd00:31::11"]),
+            ("localhost, 203.0.113.0/24", &["0.0.0.0", "203.0.113.1", "::"]),
         ];
         for (flag, expected) in rows {
             let chosen: NodePortAddresses = flag.parse().expect("a valid flag");
             let addresses: Vec<_> = chosen.of(&nodes).into_iter().collect();
             assert_eq!(addresses, ips(expected), "{flag}");
         }
+        let of = |flag: &str| {
+            flag.parse::<NodePortAddresses>()
+                .expect("a valid flag")
+                .of(&nodes)
+        };
+        assert_eq!(of("all"), of(""));
         for flag in ["172.31.0.11", "172.31.0.0/33", "primary,10.0.0.0/8", ","] {
             assert!(flag.parse::<NodePortAddresses>().is_err(), "{flag}");
         }
