@@ -18,6 +18,9 @@ const MODULES: [&str; 6] = ["veth", "sch_ingress", "cls_bpf", "vxlan", "tcp_diag
 /// Programs that tests start; busybox is the rest.
 const TOOLS: [&str; 3] = ["ip", "unshare", "nsenter"];
 
+/// The certificates of the public authorities, of Debian's package ca-certificates.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// Printed by the guest when it is done, before the exit status of all of it.
 pub(super) const DONE: &str = "[done] ";
 
@@ -35,6 +38,8 @@ pub(super) fn build(kernel: &Kernel, programs: &[TestProgram], script: &str) -> 
         let content = stripped(&program.path)?;
         archive.add_program(&inside.display().to_string(), &program.path, content)?;
     }
+    // What an HTTP client will not start without, even if it never speaks TLS.
+    archive.add_file(CERTIFICATES.trim_start_matches('/'), &read(Path::new(CERTIFICATES))?);
     let mut load = String::new();
     for (name, content) in modules(&kernel.modules()?)? {
         archive.add_file(&format!("modules/{name}.ko"), &content);

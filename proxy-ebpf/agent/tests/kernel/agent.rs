@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     PATIENCE,
     api::Api,
-    client::{NODE_PORT, PORT, SERVERS, VIP4, VIP6, connect, service},
+    client::{NODE_PORT, PORT, SERVERS, VIP4, VIP6, connect, features, service, told},
     sandbox::{BPF_DIR, CGROUP},
 };
 
@@ -63,7 +63,10 @@ pub(crate) fn run() {
     let [address4, address6, _] = service(PORT);
     assert_eq!(connect(address4).expect("connect to the Service"), SERVERS[0]);
     assert_eq!(connect(address6).expect("connect to the Service"), SERVERS[0]);
-    for ip in ["127.0.0.1", "127.1.2.3", "::1", "172.31.0.11", "fd00:31::12"] {
+    let loopback = ["127.0.0.1", "127.1.2.3", "::1"];
+    // A kernel that does not tell namespaces apart has no node ports on loopback, which would be that of pods too.
+    let loopback = loopback.into_iter().filter(|_| features().netns_cookie.is_some());
+    for ip in loopback.chain(["172.31.0.11", "fd00:31::12"]) {
         let address = SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
         assert_eq!(
             connect(address).expect("connect to the node port"),
@@ -73,7 +76,7 @@ pub(crate) fn run() {
     }
     let [_, _, other_port] = service(PORT + 1);
     let error = connect(other_port).expect_err("the Service has one port");
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(error.kind(), told(ErrorKind::ConnectionRefused), "{error}");
     node_half(dir.path());
     let listed = Agent::command(&["service", "list"])
         .output()
