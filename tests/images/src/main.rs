@@ -4,20 +4,25 @@
 //!
 //! * `serve [--port N]`: answers HTTP and UDP with the host name ([`serve`]);
 //! * `connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N]`: counts which backend answers ([`connect`]);
+//! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] [--seconds N]`: a server that
+//!   does next to nothing, and a client that measures what reaches it ([`load`]);
 //! * `pause`: holds a pod's namespaces and reaps what dies in them;
 //! * `exit CODE`, `sleep SECONDS`: end as told.
 
 mod connect;
+mod load;
 mod serve;
 mod signals;
 
 use std::env;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "usage: serve [--port N] | connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] | \
-                     pause | exit CODE | sleep SECONDS";
+                     answer [--port N] | load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] \
+                     [--seconds N] | pause | exit CODE | sleep SECONDS";
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = env::args_os()
@@ -54,9 +59,7 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
             let (target, rest) = rest.split_first().ok_or(USAGE)?;
             let [protocol, count, interval] = options(rest, ["--proto", "--count", "--interval-ms"])?;
             let plan = connect::Plan {
-                target: target
-                    .parse()
-                    .map_err(|_| format!("{target:?} is not an ADDRESS:PORT"))?,
+                target: address(target)?,
                 protocol: protocol.map_or(Ok(connect::Protocol::Tcp), |text| text.parse())?,
                 count: count.map_or(Ok(1), |text| number("--count", &text))?,
                 interval: Duration::from_millis(
@@ -71,6 +74,25 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
             } else {
                 ExitCode::FAILURE
             })
+        }
+        "answer" => {
+            let [port] = options(rest, ["--port"])?;
+            let port = port.map_or(Ok(80), |text| number("--port", &text))?;
+            signals::exit_when_told();
+            load::serve(port)
+        }
+        "load" => {
+            let (target, rest) = rest.split_first().ok_or(USAGE)?;
+            let [mode, connections, seconds] = options(rest, ["--mode", "--connections", "--seconds"])?;
+            let plan = load::Plan {
+                target: address(target)?,
+                mode: mode.map_or(Ok(load::Mode::Short), |text| text.parse())?,
+                connections: connections.map_or(Ok(1), |text| number("--connections", &text))?,
+                duration: Duration::from_secs(seconds.map_or(Ok(1), |text| number("--seconds", &text))?),
+            };
+            signals::exit_when_told();
+            println!("{}", load::run(plan).json());
+            Ok(ExitCode::SUCCESS)
         }
         "pause" => Ok(signals::pause()),
         "exit" => match rest {
@@ -103,6 +125,11 @@ fn options<const N: usize>(mut args: &[String], names: [&str; N]) -> Result<[Opt
         args = rest;
     }
     Ok(values)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an ADDRESS:PORT"))
 }
 
 fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
@@ -142,6 +169,7 @@ mod tests {
             (&["serve", "--port", "70000"], "--port \"70000\""),
             (&["connect", "name:80"], "\"name:80\" is not an ADDRESS:PORT"),
             (&["connect", "[::1]:80", "--proto", "sctp"], "--proto \"sctp\""),
+            (&["load", "[::1]:80", "--mode", "long"], "--mode \"long\""),
             (&["exit", "256"], "CODE \"256\""),
         ] {
             let error = run(&strings(args)).unwrap_err();

@@ -1,0 +1,268 @@
+//! The measuring pair: a server with next to no work of its own, and a client that counts and times exchanges with it.
+//!
+//! An exchange is [`MESSAGE_BYTES`] there and as many back. The server's threads take one connection at a time and stay with
+//! it, so it serves [`SERVER_THREADS`] connections at once.
+
+use std::fmt::Write as _;
+use std::io::{self, Read, Write as _};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// What an exchange sends in each direction.
+const MESSAGE_BYTES: usize = 64;
+/// What a stream writes at once.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Connections that the server serves at once.
+const SERVER_THREADS: usize = 128;
+/// The first byte of a message tells the server to answer it …
+const ECHO: u8 = b'e';
+/// … or to read to the end without an answer.
+const SINK: u8 = b's';
+/// A lost packet is an error, not a pause.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the client uses its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// A connection per exchange.
+    Short,
+    /// One exchange after the other on each connection.
+    KeepAlive,
+    /// As many bytes as go through, in one direction.
+    Stream,
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "short" => Ok(Mode::Short),
+            "keep-alive" => Ok(Mode::KeepAlive),
+            "stream" => Ok(Mode::Stream),
+            _ => Err(format!("--mode {text:?} must be short, keep-alive or stream")),
+        }
+    }
+}
+
+/// What the client does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Where to.
+    pub(crate) target: SocketAddr,
+    /// How.
+    pub(crate) mode: Mode,
+    /// Threads with a connection each.
+    pub(crate) connections: usize,
+    /// For how long.
+    pub(crate) duration: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Of each exchange, connecting included. Not of a stream.
+    microseconds: Vec<u32>,
+    bytes: u64,
+    /// Connections that did not come about or did not last.
+    pub(crate) failures: u64,
+    error: Option<String>,
+    elapsed: Duration,
+}
+
+impl Report {
+    fn add(&mut self, other: Report) {
+        self.microseconds.extend(other.microseconds);
+        self.bytes += other.bytes;
+        self.failures += other.failures;
+        self.error = self.error.take().or(other.error);
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        self.failures += 1;
+        self.error.get_or_insert_with(|| error.to_string());
+    }
+
+    /// One line of JSON: exchanges and bytes per second, quantiles of an exchange's time, failures and the first reason.
+    pub(crate) fn json(mut self) -> String {
+        self.microseconds.sort_unstable();
+        let seconds = self.elapsed.as_secs_f64().max(f64::EPSILON);
+        let quantile = |hundredths: usize| {
+            let index = self.microseconds.len().saturating_sub(1) * hundredths / 100;
+            self.microseconds.get(index).copied().unwrap_or_default()
+        };
+        let mut text = format!(
+            "{{\"per_second\": {:.1}, \"bytes_per_second\": {:.0}, \"p50_us\": {}, \"p99_us\": {}, \"failures\": {}",
+            self.microseconds.len() as f64 / seconds,
+            self.bytes as f64 / seconds,
+            quantile(50),
+            quantile(99),
+            self.failures,
+        );
+        if let Some(error) = &self.error {
+            let _ = write!(text, ", \"error\": {:?}", error);
+        }
+        text.push('}');
+        text
+    }
+}
+
+/// Serves for ever, in both families.
+pub(crate) fn serve(port: u16) -> Result<ExitCode, String> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    println!("answering on port {port}");
+    let listener = Arc::new(listener);
+    let threads: Vec<_> = (0..SERVER_THREADS)
+        .map(|_| {
+            let listener = Arc::clone(&listener);
+            thread::spawn(move || {
+                loop {
+                    // A client that goes away is its own business.
+                    let _ = listener.accept().and_then(|(stream, _)| answer(&stream));
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        let _ = thread.join();
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn answer(mut stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut message = [0; MESSAGE_BYTES];
+    loop {
+        stream.read_exact(&mut message)?;
+        if message[0] == SINK {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            while stream.read(&mut chunk)? > 0 {}
+            return Ok(());
+        }
+        stream.write_all(&message)?;
+    }
+}
+
+/// Carries out the plan.
+pub(crate) fn run(plan: Plan) -> Report {
+    let start = Instant::now();
+    let end = start + plan.duration;
+    let threads: Vec<_> = (0..plan.connections)
+        .map(|_| thread::spawn(move || one(plan, end)))
+        .collect();
+    let mut report = Report::default();
+    for thread in threads {
+        match thread.join() {
+            Ok(of_thread) => report.add(of_thread),
+            Err(_) => report.fail(&io::Error::other("a thread panicked")),
+        }
+    }
+    report.elapsed = start.elapsed();
+    report
+}
+
+fn one(plan: Plan, end: Instant) -> Report {
+    let mut report = Report::default();
+    while Instant::now() < end {
+        let outcome = match plan.mode {
+            Mode::Short => {
+                let begun = Instant::now();
+                connect(plan.target).and_then(|stream| exchange(&stream, &mut report, begun))
+            }
+            Mode::KeepAlive => connect(plan.target).and_then(|stream| {
+                while Instant::now() < end {
+                    exchange(&stream, &mut report, Instant::now())?;
+                }
+                Ok(())
+            }),
+            Mode::Stream => connect(plan.target).and_then(|stream| pour(&stream, &mut report, end)),
+        };
+        if let Err(error) = outcome {
+            report.fail(&error);
+        }
+    }
+    report
+}
+
+fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    // Closing resets: the port can be used again at once, so that a second has no limit of connections.
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&stream, sockopt::Linger, &at_once)?;
+    Ok(stream)
+}
+
+fn exchange(mut stream: &TcpStream, report: &mut Report, begun: Instant) -> io::Result<()> {
+    let mut message = [ECHO; MESSAGE_BYTES];
+    stream.write_all(&message)?;
+    stream.read_exact(&mut message)?;
+    let took = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
+    report.microseconds.push(took);
+    report.bytes += MESSAGE_BYTES as u64;
+    Ok(())
+}
+
+fn pour(mut stream: &TcpStream, report: &mut Report, end: Instant) -> io::Result<()> {
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(&[SINK; MESSAGE_BYTES])?;
+    let chunk = vec![0; CHUNK_BYTES];
+    while Instant::now() < end {
+        report.bytes += stream.write(&chunk)? as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mode_against_the_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let target = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || answer(&stream));
+            }
+        });
+        for mode in [Mode::Short, Mode::KeepAlive, Mode::Stream] {
+            let plan = Plan {
+                target,
+                mode,
+                connections: 2,
+                duration: Duration::from_millis(30),
+            };
+            let report = run(plan);
+            assert_eq!(report.failures, 0, "{mode:?}: {:?}", report.error);
+            assert!(report.bytes > 0, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_is_a_line_of_json() {
+        let mut report = Report {
+            microseconds: vec![3, 1, 2],
+            elapsed: Duration::from_secs(2),
+            bytes: 192,
+            ..Report::default()
+        };
+        report.fail(&io::Error::other("a \"reason\""));
+        assert_eq!(
+            report.json(),
+            "{\"per_second\": 1.5, \"bytes_per_second\": 96, \"p50_us\": 2, \"p99_us\": 2, \"failures\": 1, \
+             \"error\": \"a \\\"reason\\\"\"}"
+        );
+    }
+}
