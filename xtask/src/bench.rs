@@ -2,18 +2,20 @@
 //!
 //! Machines differ and are noisy: each line says what the target is, and where there is a peer it is measured in the same run.
 
+mod services;
 mod store;
 
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tests::{Binaries, Cluster, ClusterConfig, Component, wait};
 
@@ -31,6 +33,26 @@ pub(crate) struct Options {
     /// How many pods are started through the API, and as many by bare CRI calls.
     #[arg(long, default_value_t = 20)]
     pod_starts: u32,
+    /// What to measure; everything when not given.
+    #[arg(long, value_enum)]
+    only: Vec<Subject>,
+}
+
+/// A group of measurements.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Start-up, idle memory and pod starts.
+    Node,
+    /// Services, their clients and the agent, beside iptables and nftables.
+    Services,
+    /// The store.
+    Store,
+}
+
+impl Options {
+    fn includes(&self, subject: Subject) -> bool {
+        self.only.is_empty() || self.only.contains(&subject)
+    }
 }
 
 /// A measured value beside its target.
@@ -43,42 +65,61 @@ struct Row {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_build()?;
     setup::for_cluster()?;
+    setup::for_tests()?;
     setup::require_kubectl()?;
     let directory = build::programs()?;
     let images = images::build(&build::target().join("images"))?;
     // Built before anything is measured: a compiler beside the cluster would be measured too.
-    for (package, name) in [CRI_START, store::PROGRAM] {
+    for (package, name) in [CRI_START, store::PROGRAM, services::PROGRAM] {
         build::cargo(&["build", "--release", "-p", package, "--example", name])?;
     }
     tests::sweep("b-")?;
+    let mut rows = Vec::new();
+    if options.includes(Subject::Node) || options.includes(Subject::Services) {
+        on_cluster(options, directory, images.archives, &mut rows)?;
+    }
+    if options.includes(Subject::Store) {
+        store::measure(&mut rows)?;
+    }
+    println!("\n{:<72} {:>24}   target", "what", "here");
+    for row in &rows {
+        println!("{:<72} {:>24}   {}", row.what, row.value, row.target);
+    }
+    Ok(())
+}
+
+/// What takes a whole cluster.
+fn on_cluster(
+    options: &Options,
+    directory: PathBuf,
+    archives: Vec<PathBuf>,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     let config = ClusterConfig {
         name: format!("b-{}", std::process::id()),
         nodes: 1,
         isolated: true,
         api_port: None,
         binaries: Binaries { directory },
-        images: images.archives,
+        images: archives,
     };
-    let mut rows = Vec::new();
     let start = Instant::now();
     let cluster = Cluster::start(config, &mut |step| {
         println!("{:>8.2} s  {}", step.took.as_secs_f64(), step.what)
     })?;
-    rows.push(row(
-        "`up` (built) to node Ready",
-        seconds(start.elapsed()),
-        "1.5 s",
-    ));
-    let outcome = measure(&cluster, options, &mut rows);
+    let took = start.elapsed();
+    let outcome = (|| {
+        if options.includes(Subject::Node) {
+            rows.push(row("`up` (built) to node Ready", seconds(took), "1.5 s"));
+            measure(&cluster, options, rows)?;
+        }
+        if options.includes(Subject::Services) {
+            services::measure(&cluster, &images::test_program(), rows)?;
+        }
+        Ok(())
+    })();
     let removed = cluster.remove();
-    outcome?;
-    removed?;
-    store::measure(&mut rows)?;
-    println!("\n{:<58} {:>22}   target", "what", "here");
-    for row in &rows {
-        println!("{:<58} {:>22}   {}", row.what, row.value, row.target);
-    }
-    Ok(())
+    outcome.and(removed)
 }
 
 fn measure(cluster: &Cluster, options: &Options, rows: &mut Vec<Row>) -> Result<()> {

@@ -168,12 +168,22 @@ fn static_program(package: &str) -> Result<Vec<u8>> {
         "--config",
         &format!("target.{target}.rustflags=['-Ctarget-feature=+crt-static']"),
     ])?;
-    let path = build::target().join(target).join("release").join(package);
+    let path = static_path(package);
     let program = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     if is_dynamic(&program) {
         bail!("{} was not linked statically", path.display());
     }
     Ok(program)
+}
+
+/// Where [`build`] leaves the test image's program, which runs anywhere.
+pub(crate) fn test_program() -> PathBuf {
+    static_path("test-image")
+}
+
+fn static_path(package: &str) -> PathBuf {
+    let target = format!("{ARCH}-unknown-linux-gnu");
+    build::target().join(target).join("release").join(package)
 }
 
 /// Whether the program names a dynamic loader.

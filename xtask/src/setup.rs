@@ -68,6 +68,11 @@ const TEST_TOOLS: &[Tool] = &[
         package: "etcd-client",
         why: "shows in tests what is in it",
     },
+    Tool {
+        program: "iptables-restore",
+        package: "iptables",
+        why: "makes the rules that the service proxy is measured against",
+    },
 ];
 
 /// What booting other kernels needs.

@@ -39,7 +39,10 @@ pub(super) fn build(kernel: &Kernel, programs: &[TestProgram], script: &str) -> 
         archive.add_program(&inside.display().to_string(), &program.path, content)?;
     }
     // What an HTTP client will not start without, even if it never speaks TLS.
-    archive.add_file(CERTIFICATES.trim_start_matches('/'), &read(Path::new(CERTIFICATES))?);
+    archive.add_file(
+        CERTIFICATES.trim_start_matches('/'),
+        &read(Path::new(CERTIFICATES))?,
+    );
     let mut load = String::new();
     for (name, content) in modules(&kernel.modules()?)? {
         archive.add_file(&format!("modules/{name}.ko"), &content);
