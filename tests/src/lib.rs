@@ -12,6 +12,8 @@
 mod cgroup;
 mod cluster;
 mod containerd;
+mod control_plane;
+mod etcd;
 mod gateway;
 mod kubeconfig;
 pub mod kubectl;
@@ -24,6 +26,8 @@ mod teardown;
 pub mod wait;
 
 pub use cluster::{Binaries, Cluster, ClusterConfig, Component, Step};
+pub use control_plane::ControlPlane;
+pub use etcd::{EtcdFiles, EtcdServers};
 pub use layout::Layout;
 pub use process::Process;
 pub use teardown::{leftovers, sweep, teardown};

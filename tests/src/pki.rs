@@ -36,10 +36,12 @@ impl Pki {
     /// Opens the directory and makes what every cluster needs: the authorities, the API server's certificates, the
     /// administrator's, and the key that signs service-account tokens.
     pub(crate) fn open(layout: &Layout) -> Result<Pki> {
-        let pki = Pki {
-            directory: layout.pki(),
-        };
-        fs::create_dir_all(&pki.directory).with_context(|| format!("make {}", pki.directory.display()))?;
+        Pki::control_plane(layout.pki())
+    }
+
+    /// As [`open`](Self::open), in any directory.
+    pub(crate) fn control_plane(directory: PathBuf) -> Result<Pki> {
+        let pki = Pki::empty(directory)?;
         pki.authority("ca", "kubernetes")?;
         pki.authority("kubelet-ca", "kubelet")?;
         pki.key("sa")?;
@@ -63,6 +65,12 @@ impl Pki {
         pki.issue("ca", &client("admin", "kubernetes-admin", Some("system:masters")))?;
         pki.issue("ca", &client("proxy", "system:kube-proxy", None))?;
         Ok(pki)
+    }
+
+    /// The directory without anything in it, unless that is there already.
+    pub(crate) fn empty(directory: PathBuf) -> Result<Pki> {
+        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+        Ok(Pki { directory })
     }
 
     /// Makes a node's certificates: one to speak to the API server, one to serve.
@@ -100,7 +108,8 @@ impl Pki {
         self.directory.join(format!("{file}.key"))
     }
 
-    fn authority(&self, file: &str, common_name: &str) -> Result<()> {
+    /// Makes an authority.
+    pub(crate) fn authority(&self, file: &str, common_name: &str) -> Result<()> {
         if self.certificate(file).exists() {
             return Ok(());
         }
@@ -119,7 +128,8 @@ impl Pki {
         write_private(&self.certificate(file), &certificate.pem())
     }
 
-    fn issue(&self, authority: &str, subject: &Subject<'_>) -> Result<()> {
+    /// Makes a certificate that an authority signs.
+    pub(crate) fn issue(&self, authority: &str, subject: &Subject<'_>) -> Result<()> {
         if self.certificate(subject.file).exists() {
             return Ok(());
         }

@@ -7,15 +7,14 @@
 //! through this crate's client, so that its numbers are what an API server would see.
 
 use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use store::{Embedded, EmbeddedOptions, Etcd, EtcdOptions, Store};
+use tests::EtcdServers;
 
 struct Arguments {
     clients: Vec<usize>,
@@ -70,8 +69,8 @@ async fn main() -> anyhow::Result<()> {
         drop(store);
         if arguments.etcd {
             let dir = tempfile::tempdir_in(&arguments.dir)?;
-            let server = EtcdServer::start(dir.path())?;
-            let store = Etcd::connect(EtcdOptions::new(vec![server.endpoint.clone()])).await?;
+            let servers = EtcdServers::single(dir.path())?;
+            let store = Etcd::connect(EtcdOptions::new(servers.endpoints())).await?;
             measure("etcd", &store, *clients, &arguments).await?;
         }
     }
@@ -118,50 +117,4 @@ async fn measure(
         quantile_us(1.0),
     );
     Ok(())
-}
-
-/// A server that ends with the measurement.
-struct EtcdServer {
-    endpoint: String,
-    process: Child,
-}
-
-impl EtcdServer {
-    fn start(dir: &Path) -> anyhow::Result<EtcdServer> {
-        let url = || -> anyhow::Result<String> {
-            let listener = TcpListener::bind("127.0.0.1:0")?;
-            Ok(format!("http://{}", listener.local_addr()?))
-        };
-        let (endpoint, peer) = (url()?, url()?);
-        let process = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir)
-            .args([
-                "--listen-client-urls",
-                &endpoint,
-                "--advertise-client-urls",
-                &endpoint,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .env_clear()
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start etcd (Debian package etcd-server)")?;
-        Ok(EtcdServer { endpoint, process })
-    }
-}
-
-impl Drop for EtcdServer {
-    fn drop(&mut self) {
-        // It may have ended by itself; there is nobody to tell.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

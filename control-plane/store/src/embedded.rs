@@ -86,9 +86,31 @@ impl Embedded {
             path: path.clone(),
             source: Arc::new(error),
         };
-        let backend = open_file(&options.dir, &path).map_err(|error| failed(error.into()))?;
+        if !path.exists() {
+            make_file(&options.dir, &path).map_err(|error| match error {
+                Error::Storage(source) => Error::Open {
+                    path: path.clone(),
+                    source,
+                },
+                other => other,
+            })?;
+        }
+        let backend = open_file(&path).map_err(|error| failed(error.into()))?;
         let database = open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
         Embedded::start(database, &options)
+    }
+
+    /// Opens the store on any storage instead of the file in its directory, such as a disk that a test can cut the power of.
+    /// Nothing is made in `options.dir`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(backend: impl StorageBackend, options: &EmbeddedOptions) -> Result<Embedded> {
+        let database = open_database(backend, options.cache_bytes).map_err(|error| Error::Open {
+            path: options.dir.clone(),
+            source: Arc::new(error.into()),
+        })?;
+        Embedded::start(database, options)
     }
 
     fn start(database: redb::Database, options: &EmbeddedOptions) -> Result<Embedded> {
@@ -99,7 +121,14 @@ impl Embedded {
         let writer = Writer::new(database, reader.clone(), queue, options.compaction_interval);
         let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run())
+            .spawn({
+                let reader = reader.clone();
+                move || {
+                    // Also when it panics, which no reader would notice otherwise.
+                    let _close = CloseWatches(reader);
+                    writer.run();
+                }
+            })
             .map_err(|error| Error::Storage(Arc::new(redb::Error::Io(error))))?;
         Ok(Embedded {
             reader,
@@ -125,6 +154,15 @@ impl Embedded {
     }
 }
 
+/// Ends all watches when nobody writes any more.
+struct CloseWatches(Arc<Reader>);
+
+impl Drop for CloseWatches {
+    fn drop(&mut self) {
+        self.0.hub().close();
+    }
+}
+
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.commands = None;
@@ -133,7 +171,6 @@ impl Drop for Embedded {
         {
             tracing::error!("the store's writer thread had panicked");
         }
-        self.reader.hub().close();
     }
 }
 
@@ -185,8 +222,30 @@ impl Store for Embedded {
     }
 }
 
-fn open_file(dir: &Path, path: &Path) -> Result<FileBackend, redb::DatabaseError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+/// Makes an empty store under another name first: a file that a power cut left half made could not be opened.
+fn make_file(dir: &Path, path: &Path) -> Result<()> {
+    let io = |error: std::io::Error| Error::from(redb::Error::Io(error));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io)?;
+    let unfinished = path.with_extension("new");
+    let backend = open_file(&unfinished).map_err(redb::Error::from)?;
+    backend.set_len(0).map_err(io)?;
+    let database = open_database(backend, 0).map_err(redb::Error::from)?;
+    layout::initialise(&database)?;
+    drop(database);
+    rename_durably(dir, &unfinished, path).map_err(io)
+}
+
+/// Gives a file its name, also as a power cut would find it.
+fn rename_durably(dir: &Path, from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::rename(from, to)?;
+    fs::File::open(dir)?.sync_all()
+}
+
+fn open_file(path: &Path) -> Result<FileBackend, redb::DatabaseError> {
     let file = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -194,8 +253,6 @@ fn open_file(dir: &Path, path: &Path) -> Result<FileBackend, redb::DatabaseError
         .truncate(false)
         .mode(0o600)
         .open(path)?;
-    // The file's name must survive a power cut too.
-    fs::File::open(dir)?.sync_all()?;
     FileBackend::new(file)
 }
 

@@ -1,7 +1,5 @@
 //! The contract, and what only a store with a file can be asked: to come back.
 
-mod power_cut;
-
 use std::{ops::Deref, os::unix::fs::PermissionsExt, path::Path};
 
 use futures::StreamExt;
@@ -174,6 +172,16 @@ async fn only_one_can_open() {
     let fixture = Fixture::new();
     let error = Embedded::open(options(fixture._dir.path())).unwrap_err();
     assert!(matches!(error, Error::Open { .. }), "{error}");
+}
+
+/// As when the machine lost its power while the store was made for the first time.
+#[tokio::test]
+async fn a_half_made_file_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("store.new"), [7; 5000]).unwrap();
+    let store = open(dir.path());
+    assert_eq!(store.create("/a", Bytes::new(), None).await.unwrap(), 1);
+    assert!(!dir.path().join("store.new").exists());
 }
 
 #[tokio::test]

@@ -1,13 +1,11 @@
 //! The contract over a real etcd, and what only a store over servers can be asked: to survive them.
 
-mod cluster;
-mod failover;
-
 use std::ops::Deref;
 
+use ::tests::EtcdServers;
 use futures::StreamExt;
+use tempfile::TempDir;
 
-use self::cluster::Cluster;
 use super::*;
 use crate::testsuite::take;
 
@@ -16,15 +14,18 @@ crate::contract_tests!(Fixture::new().await);
 /// A store over an etcd that goes with it.
 struct Fixture {
     store: Etcd,
-    cluster: Cluster,
+    servers: EtcdServers,
+    _dir: TempDir,
 }
 
 impl Fixture {
     async fn new() -> Fixture {
-        let cluster = Cluster::single();
+        let dir = tempfile::tempdir().unwrap();
+        let servers = EtcdServers::single(dir.path()).unwrap();
         Fixture {
-            store: Etcd::connect(options(&cluster)).await.unwrap(),
-            cluster,
+            store: Etcd::connect(options(&servers)).await.unwrap(),
+            servers,
+            _dir: dir,
         }
     }
 }
@@ -37,11 +38,11 @@ impl Deref for Fixture {
     }
 }
 
-fn options(cluster: &Cluster) -> EtcdOptions {
+fn options(servers: &EtcdServers) -> EtcdOptions {
     EtcdOptions {
         watch_buffer_events: 64,
         compaction_interval: None,
-        ..cluster.options()
+        ..EtcdOptions::new(servers.endpoints())
     }
 }
 
@@ -51,8 +52,9 @@ async fn keys_and_values_are_upstreams() {
     let value = Bytes::from_static(b"k8s\0value");
     fixture.create("/registry/pods/a/b", value, None).await.unwrap();
     let shown = fixture
-        .cluster
-        .etcdctl(&["get", "/registry", "--prefix", "-w", "fields"]);
+        .servers
+        .etcdctl(&["get", "/registry", "--prefix", "-w", "fields"])
+        .unwrap();
     assert!(shown.contains(r#""Key" : "/registry/pods/a/b""#), "{shown}");
     assert!(shown.contains(r#""Value" : "k8s\x00value""#), "{shown}");
 }
@@ -63,7 +65,7 @@ async fn writes_elsewhere_are_progress() {
     let fixture = Fixture::new().await;
     let moved = EtcdOptions {
         prefix: "/two".to_owned(),
-        ..options(&fixture.cluster)
+        ..options(&fixture.servers)
     };
     let other = Etcd::connect(moved).await.unwrap();
     let key = "/registry/pods/a";
@@ -118,13 +120,22 @@ async fn leases_are_shared() {
     for key in ["/t/a", "/t/b", "/t/c"] {
         fixture.create(key, Bytes::new(), ttl).await.unwrap();
     }
-    let count = || fixture.cluster.etcdctl(&["lease", "list"]).lines().count() - 1;
+    let count = || {
+        fixture
+            .servers
+            .etcdctl(&["lease", "list"])
+            .unwrap()
+            .lines()
+            .count()
+            - 1
+    };
     assert_eq!(count(), 1);
     // Somebody revokes it: those keys are gone, the next key gets another one.
-    let list = fixture.cluster.etcdctl(&["lease", "list"]);
+    let list = fixture.servers.etcdctl(&["lease", "list"]).unwrap();
     fixture
-        .cluster
-        .etcdctl(&["lease", "revoke", list.lines().nth(1).unwrap()]);
+        .servers
+        .etcdctl(&["lease", "revoke", list.lines().nth(1).unwrap()])
+        .unwrap();
     assert_eq!(fixture.get("/t/a").await.unwrap().0, None);
     fixture.create("/t/a", Bytes::new(), ttl).await.unwrap();
     assert_eq!(count(), 1);
@@ -136,7 +147,7 @@ async fn compacts_by_itself() {
     let fixture = Fixture::new().await;
     let interval = EtcdOptions {
         compaction_interval: Some(Duration::from_millis(100)),
-        ..options(&fixture.cluster)
+        ..options(&fixture.servers)
     };
     let _one = Etcd::connect(interval.clone()).await.unwrap();
     let _two = Etcd::connect(interval).await.unwrap();
@@ -147,7 +158,7 @@ async fn compacts_by_itself() {
         last = fixture.update("/c/a", Bytes::new(), last, None).await.unwrap();
     }
     assert!(fixture.watch("/c/", last).await.is_ok());
-    let key = fixture.cluster.etcdctl(&["get", "compact_rev_key"]);
+    let key = fixture.servers.etcdctl(&["get", "compact_rev_key"]).unwrap();
     let revision: Revision = key.lines().nth(1).unwrap().parse().unwrap();
     assert!(revision <= fixture.current_revision().await.unwrap());
 }
@@ -161,7 +172,7 @@ async fn a_cluster_that_was_set_back_ends_watches() {
         last = fixture.create(key, Bytes::new(), None).await.unwrap();
     }
     let mut watch = fixture.watch("/w/", last).await.unwrap();
-    fixture.cluster.lose_everything();
+    fixture.servers.lose_everything().unwrap();
     match watch.next().await {
         Some(Err(Error::Compacted { requested, .. })) => assert_eq!(requested, last),
         other => panic!("{other:?}"),
@@ -175,9 +186,9 @@ async fn a_cluster_that_was_set_back_ends_watches() {
 
 #[tokio::test]
 async fn errors_name_the_endpoint() {
-    // Bound and let go: nobody listens there.
-    let port = cluster::free_port();
-    let endpoint = format!("http://127.0.0.1:{port}");
+    // Nobody listens there any more.
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = EtcdServers::single(dir.path()).unwrap().endpoints().remove(0);
     let options = EtcdOptions {
         patience: Duration::from_millis(50),
         ..EtcdOptions::new(vec![endpoint.clone()])
@@ -205,10 +216,63 @@ async fn errors_name_the_endpoint() {
 
 #[tokio::test]
 async fn dropping_ends_watches() {
-    let Fixture { store, cluster } = Fixture::new().await;
+    let Fixture { store, servers, _dir } = Fixture::new().await;
     let mut watch = store.watch("/w/", 0).await.unwrap();
     drop(store);
     assert!(matches!(watch.next().await, Some(Err(Error::Closed))));
     assert!(watch.next().await.is_none());
-    drop(cluster);
+    drop(servers);
+}
+
+/// A transaction that writes several keys, and a lease that ends, make one revision of many events: a watch tells all of
+/// them at once, and never part of them as its progress (as etcd issue 15220).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_of_several_keys_is_told_at_once() {
+    const KEYS: usize = 40;
+    let fixture = Fixture::new().await;
+    let start = fixture.current_revision().await.unwrap();
+    let mut live = fixture.watch("/m/", start).await.unwrap();
+    let put = |index: usize| {
+        let put = Operation::Put(PutRequest {
+            key: format!("/m/{index}").into(),
+            value: vec![b'x'; 100].into(),
+            ..PutRequest::default()
+        });
+        put.into()
+    };
+    let transaction = TxnRequest {
+        success: (0..KEYS).map(put).collect(),
+        ..TxnRequest::default()
+    };
+    let members = &fixture.shared.members;
+    let done = members.write("put", |api| api.txn(transaction.clone()));
+    assert!(done.await.unwrap().succeeded);
+    let whole = |events: Vec<Arc<crate::Event>>, revision| {
+        assert_eq!(events.len(), KEYS);
+        assert!(events.iter().all(|event| event.revision() == revision));
+    };
+    whole(live.next().await.unwrap().unwrap(), start + 1);
+    assert_eq!(live.delivered(), start + 1);
+    let mut past = fixture.watch("/m/", start).await.unwrap();
+    whole(past.next().await.unwrap().unwrap(), start + 1);
+
+    let ttl = Some(Duration::from_secs(3600));
+    let mut last = 0;
+    for index in 0..10 {
+        last = fixture
+            .create(&format!("/t/{index}"), Bytes::new(), ttl)
+            .await
+            .unwrap();
+    }
+    let mut live = fixture.watch("/t/", last).await.unwrap();
+    let list = fixture.servers.etcdctl(&["lease", "list"]).unwrap();
+    fixture
+        .servers
+        .etcdctl(&["lease", "revoke", list.lines().nth(1).unwrap()])
+        .unwrap();
+    let told = live.next().await.unwrap().unwrap();
+    assert_eq!(told.len(), 10);
+    assert!(told.iter().all(|event| event.revision() == last + 1));
+    let mut past = fixture.watch("/t/", last).await.unwrap();
+    assert_eq!(past.next().await.unwrap().unwrap(), told);
 }
