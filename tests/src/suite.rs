@@ -284,18 +284,22 @@ impl World<'_> {
             text.push_str(&self.run(args).unwrap_or_else(|error| format!("{error:#}")));
             text.push('\n');
         }
-        for component in [
-            Component::ControlPlane,
-            Component::Kubelet(1),
-            Component::ProxyEbpf(1),
-        ] {
+        let of_node = |index| {
+            [
+                Component::Kubelet(index),
+                Component::ProxyEbpf(index),
+                Component::Containerd(index),
+            ]
+        };
+        let of_nodes = (1..=self.cluster.config().nodes).flat_map(of_node);
+        for component in std::iter::once(Component::ControlPlane).chain(of_nodes) {
             let path = self.cluster.layout().log(&component.name());
             let log = std::fs::read_to_string(&path).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             text.push_str(&format!(
                 "--- {}\n{}\n",
                 path.display(),
-                lines[lines.len().saturating_sub(12)..].join("\n")
+                lines[lines.len().saturating_sub(20)..].join("\n")
             ));
         }
         error.context(text)
