@@ -35,8 +35,13 @@ pub struct World<'a> {
 /// A scenario's name, as a Rust path's last part, and the function that plays it.
 pub type Scenario = (&'static str, fn(&World<'_>) -> Result<()>);
 
-/// Runs the scenarios that the command line chooses, all of them by default.
+/// Runs the scenarios that the command line chooses, all of them by default, on a cluster of one node.
 pub fn main(scenarios: &[Scenario]) -> ExitCode {
+    main_with_nodes(1, scenarios)
+}
+
+/// The same on a cluster of so many nodes.
+pub fn main_with_nodes(nodes: usize, scenarios: &[Scenario]) -> ExitCode {
     let filters: Vec<String> = env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
@@ -49,7 +54,7 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    match run(&chosen) {
+    match run(nodes, &chosen) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -60,9 +65,10 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
 }
 
 /// Runs the scenarios and returns how many failed.
-fn run(chosen: &[&Scenario]) -> Result<usize> {
+fn run(nodes: usize, chosen: &[&Scenario]) -> Result<usize> {
     crate::sweep("t-")?;
-    let cluster = Cluster::start(config(&format!("t-{}", std::process::id()))?, &mut |step| {
+    let config = config(&format!("t-{}", std::process::id()), nodes)?;
+    let cluster = Cluster::start(config, &mut |step| {
         println!("{:>8.2} s  {}", step.took.as_secs_f64(), step.what);
     });
     let cluster = match cluster {
@@ -134,8 +140,8 @@ fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) ->
     )
 }
 
-/// The suite's cluster: isolated, one node, built programs and images.
-fn config(name: &str) -> Result<ClusterConfig> {
+/// The suite's cluster: isolated, built programs and images.
+fn config(name: &str, nodes: usize) -> Result<ClusterConfig> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
@@ -148,7 +154,7 @@ fn config(name: &str) -> Result<ClusterConfig> {
         .collect();
     Ok(ClusterConfig {
         name: name.to_owned(),
-        nodes: 1,
+        nodes,
         isolated: true,
         api_port: None,
         binaries: Binaries {
