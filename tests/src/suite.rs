@@ -140,12 +140,23 @@ fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) ->
     )
 }
 
-/// The suite's cluster: isolated, built programs and images.
-fn config(name: &str, nodes: usize) -> Result<ClusterConfig> {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
+/// Where the build leaves what it makes.
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
-    );
+    )
+}
+
+/// The test image's program: linked statically, it runs outside of pods too.
+pub fn test_program() -> PathBuf {
+    let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    target().join(triple).join("release/test-image")
+}
+
+/// The suite's cluster: isolated, built programs and images.
+fn config(name: &str, nodes: usize) -> Result<ClusterConfig> {
+    let target = target();
     let images = target.join("images");
     let archives: Vec<PathBuf> = std::fs::read_dir(&images)
         .with_context(|| format!("{} is missing; run: cargo xtask test", images.display()))?

@@ -7,8 +7,9 @@ use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-/// How long one exchange may take. Far more than a service on the same node needs, so that only a loss exceeds it.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one exchange may take unless the plan says otherwise. Far more than a service on the same node needs, so that
+/// only a loss exceeds it.
+pub(crate) const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many reasons a report quotes.
 const ERRORS_MAX: usize = 5;
@@ -45,6 +46,10 @@ pub(crate) struct Plan {
     pub(crate) count: u64,
     /// How long to wait between two.
     pub(crate) interval: Duration,
+    /// How long each may take.
+    pub(crate) timeout: Duration,
+    /// What an HTTP server is asked for.
+    pub(crate) path: String,
 }
 
 /// What came of it.
@@ -81,8 +86,8 @@ pub(crate) fn run(plan: &Plan) -> Report {
     let mut report = Report::default();
     for nth in 1..=plan.count {
         let answer = match plan.protocol {
-            Protocol::Tcp => by_tcp(plan.target),
-            Protocol::Udp => by_udp(plan.target),
+            Protocol::Tcp => by_tcp(plan),
+            Protocol::Udp => by_udp(plan),
         };
         match answer {
             Ok(name) => *report.backends.entry(name).or_default() += 1,
@@ -100,11 +105,12 @@ pub(crate) fn run(plan: &Plan) -> Report {
     report
 }
 
-fn by_tcp(target: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&target, EXCHANGE_TIMEOUT)?;
-    stream.set_read_timeout(Some(EXCHANGE_TIMEOUT))?;
+fn by_tcp(plan: &Plan) -> io::Result<String> {
+    let (target, path) = (plan.target, &plan.path);
+    let mut stream = TcpStream::connect_timeout(&target, plan.timeout)?;
+    stream.set_read_timeout(Some(plan.timeout))?;
     stream.write_all(
-        format!("GET /hostname HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes(),
+        format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes(),
     )?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -117,7 +123,8 @@ fn by_tcp(target: SocketAddr) -> io::Result<String> {
     }
 }
 
-fn by_udp(target: SocketAddr) -> io::Result<String> {
+fn by_udp(plan: &Plan) -> io::Result<String> {
+    let target = plan.target;
     let any: IpAddr = if target.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
     } else {
@@ -125,7 +132,7 @@ fn by_udp(target: SocketAddr) -> io::Result<String> {
     };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(target)?;
-    socket.set_read_timeout(Some(EXCHANGE_TIMEOUT))?;
+    socket.set_read_timeout(Some(plan.timeout))?;
     socket.send(b"hostname")?;
     let mut buffer = [0; 256];
     let length = socket.recv(&mut buffer)?;

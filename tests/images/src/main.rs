@@ -3,7 +3,8 @@
 //! Which part it plays is told by the name under which it is started or, failing that, by the first argument:
 //!
 //! * `serve [--port N]`: answers HTTP and UDP with the host name ([`serve`]);
-//! * `connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N]`: counts which backend answers ([`connect`]);
+//! * `connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] [--timeout-ms N] [--path PATH]`: counts which
+//!   backend answers ([`connect`]);
 //! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] [--seconds N]`: a server that
 //!   does next to nothing, and a client that measures what reaches it ([`load`]);
 //! * `pause`: holds a pod's namespaces and reaps what dies in them;
@@ -20,7 +21,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: serve [--port N] | connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] | \
+const USAGE: &str = "usage: serve [--port N] | connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] \
+                     [--timeout-ms N] [--path PATH] | \
                      answer [--port N] | load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] \
                      [--seconds N] | pause | exit CODE | sleep SECONDS";
 
@@ -57,14 +59,20 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
         }
         "connect" => {
             let (target, rest) = rest.split_first().ok_or(USAGE)?;
-            let [protocol, count, interval] = options(rest, ["--proto", "--count", "--interval-ms"])?;
+            let [protocol, count, interval, timeout, path] = options(
+                rest,
+                ["--proto", "--count", "--interval-ms", "--timeout-ms", "--path"],
+            )?;
+            let milliseconds = |name: &str, text: String| number(name, &text).map(Duration::from_millis);
             let plan = connect::Plan {
                 target: address(target)?,
                 protocol: protocol.map_or(Ok(connect::Protocol::Tcp), |text| text.parse())?,
                 count: count.map_or(Ok(1), |text| number("--count", &text))?,
-                interval: Duration::from_millis(
-                    interval.map_or(Ok(0), |text| number("--interval-ms", &text))?,
-                ),
+                interval: interval.map_or(Ok(Duration::ZERO), |text| milliseconds("--interval-ms", text))?,
+                timeout: timeout.map_or(Ok(connect::EXCHANGE_TIMEOUT), |text| {
+                    milliseconds("--timeout-ms", text)
+                })?,
+                path: path.unwrap_or_else(|| "/hostname".to_owned()),
             };
             signals::exit_when_told();
             let report = connect::run(&plan);

@@ -252,6 +252,8 @@ mod tests {
                 protocol,
                 count: 20,
                 interval: std::time::Duration::ZERO,
+                timeout: crate::connect::EXCHANGE_TIMEOUT,
+                path: "/hostname".to_owned(),
             });
             assert_eq!(
                 (report.failures, report.backends.get(&hostname())),
@@ -271,6 +273,8 @@ mod tests {
                 protocol,
                 count: 7,
                 interval: std::time::Duration::ZERO,
+                timeout: crate::connect::EXCHANGE_TIMEOUT,
+                path: "/hostname".to_owned(),
             });
             assert_eq!(
                 (report.failures, report.backends.len(), report.errors.len()),
