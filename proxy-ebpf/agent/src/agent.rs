@@ -4,8 +4,6 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::PathBuf,
-    sync::Arc,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -26,7 +24,9 @@ use crate::{
     apply::{Maps, MapsError},
     desired::{EndpointSlice, LABEL_SELECTOR, ObjectName, Service},
     health_checks::HealthChecks,
-    metrics::Metrics,
+    healthz::Health,
+    inspect::{drops, monitor},
+    metrics::{Metrics, Sync},
     node::{self, NodeSettings},
     node_ports::NodePortAddresses,
     objects::{Collection, Objects},
@@ -59,17 +59,27 @@ pub struct Settings {
     pub node: NodeSettings,
 }
 
-/// Whether the maps have been brought in step with the API once.
-pub type Synced = Arc<AtomicBool>;
-
 /// Runs until the future is dropped. What it has set up stays.
-pub async fn run(client: Client, settings: Settings, synced: Synced, metrics: Metrics) -> Result<()> {
+pub async fn run(client: Client, settings: Settings, health: Health, metrics: Metrics) -> Result<()> {
     let pins = Pins::open(&settings.bpf_dir)?;
     // Before the API is asked: after an upgrade the new programs should run even if the API server is down.
     let features = Features::detect()?;
     programs::install(&pins, &settings.cgroup_path, features)?;
     let maps = Maps::open(&pins.maps())?;
     let tables = Tables::new(maps.read()?);
+    let maps_dir = pins.maps();
+    if let Err(error) = monitor::switch_off(&maps_dir) {
+        debug!(%error, "events of a monitor that was killed may go on");
+    }
+    metrics.set_drops(Box::new(move || {
+        drops::read(&maps_dir).unwrap_or_else(|error| {
+            debug!(%error, "nobody knows what was dropped");
+            Vec::new()
+        })
+    }));
+    if tables.frontends() > 0 {
+        health.taken_over();
+    }
     info!(
         cgroup = %settings.cgroup_path.display(),
         frontends = tables.frontends(),
@@ -83,7 +93,7 @@ pub async fn run(client: Client, settings: Settings, synced: Synced, metrics: Me
             metrics.sockets_ended(),
         )?,
         left: Vec::new(),
-        health_checks: HealthChecks::default(),
+        health_checks: HealthChecks::new(health.clone()),
         metrics,
         triggers: Vec::new(),
         pins,
@@ -129,11 +139,12 @@ pub async fn run(client: Client, settings: Settings, synced: Synced, metrics: Me
                 proxy.node_addresses = settings.node_port_addresses.of(nodes.current().values());
                 let node = nodes.current().get(&settings.node_name);
                 proxy.objects.set_zone(node.and_then(|node| node.zone.as_deref()));
+                health.set_leaving(node.is_some_and(|node| node.leaving));
             }
             proxy.reconcile();
             proxy.health_checks.reconcile().await;
         }
-        synced.store(proxy.complete, Ordering::Relaxed);
+        proxy.report(&health);
         let due = network.retry().is_some_and(|retry| retry <= Instant::now());
         if nodes.synced() && (nodes_changed || due) {
             network.reconcile(nodes.current()).await;
@@ -175,12 +186,13 @@ struct Proxy {
 
 impl Proxy {
     fn on_service(&mut self, event: Event<(ObjectName, Option<Service>)>) {
-        self.metrics.services_changed(self.objects.on_service(event));
+        let changed = self.objects.on_service(event);
+        self.metrics.services_changed(changed, SystemTime::now());
     }
 
     fn on_slice(&mut self, event: Event<(ObjectName, Option<EndpointSlice>)>, trigger: Option<SystemTime>) {
         let changed = self.objects.on_slice(event);
-        self.metrics.endpoints_changed(changed);
+        self.metrics.endpoints_changed(changed, SystemTime::now());
         if changed > 0 {
             self.triggers.extend(trigger);
         }
@@ -221,6 +233,7 @@ impl Proxy {
             self.tables = Tables::new(self.maps.read()?);
         }
         let begun = Instant::now();
+        let sync = if self.complete { Sync::Partial } else { Sync::Full };
         let changes = if self.complete {
             self.objects.take_changes()
         } else {
@@ -245,10 +258,20 @@ impl Proxy {
         self.reaper.end(std::mem::take(&mut self.left));
         self.done(plan);
         let triggers = std::mem::take(&mut self.triggers);
-        self.metrics.synced(SystemTime::now(), begun.elapsed(), &triggers);
+        self.metrics
+            .synced(sync, SystemTime::now(), begun.elapsed(), &triggers);
         let usage = self.maps.usage(self.tables.sizes());
         self.metrics.set_state(usage, self.blocked.len());
         Ok(())
+    }
+
+    /// Says whether there is something that should be in the maps and is not.
+    fn report(&self, health: &Health) {
+        if self.complete {
+            health.synced(SystemTime::now());
+        } else if self.objects.synced() {
+            health.pending(std::time::Instant::now());
+        }
     }
 
     /// Makes room in a map that is full.

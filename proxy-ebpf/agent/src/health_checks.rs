@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::{
     desired::{HealthCheck, ObjectName},
+    healthz::Health,
     http::{self, Response},
 };
 
@@ -27,6 +28,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// All servers of this node.
 #[derive(Debug, Default)]
 pub struct HealthChecks {
+    health: Health,
     wanted: HashMap<ObjectName, HealthCheck>,
     servers: BTreeMap<u16, Server>,
     retry: Option<Instant>,
@@ -46,6 +48,14 @@ impl Drop for Server {
 }
 
 impl HealthChecks {
+    /// Nothing is wanted yet. Who is not healthy sends no clients here, whatever endpoints there are.
+    pub fn new(health: Health) -> Self {
+        Self {
+            health,
+            ..Self::default()
+        }
+    }
+
     /// Takes in what a Service wants now. Nothing listens before [`Self::reconcile`].
     pub fn set(&mut self, service: &ObjectName, wanted: Option<HealthCheck>) {
         match wanted {
@@ -91,8 +101,9 @@ impl HealthChecks {
                 Ok(listener) => {
                     let local_endpoints = Arc::new(AtomicUsize::new(check.local_endpoints));
                     let (name, count) = (service.clone(), Arc::clone(&local_endpoints));
+                    let health = self.health.clone();
                     let task = tokio::spawn(http::serve(listener, move |_| {
-                        respond(&name, count.load(Ordering::Relaxed))
+                        respond(&name, count.load(Ordering::Relaxed), health.is_healthy())
                     }));
                     info!(%service, port, "answering health checks");
                     let service = service.clone();
@@ -125,14 +136,14 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
 }
 
 /// The answer in kube-proxy's form, on every path.
-fn respond(service: &ObjectName, local_endpoints: usize) -> Response {
+fn respond(service: &ObjectName, local_endpoints: usize, healthy: bool) -> Response {
     let body = json!({
         "service": { "namespace": service.namespace(), "name": service.name() },
         "localEndpoints": local_endpoints,
-        "serviceProxyHealthy": true,
+        "serviceProxyHealthy": healthy,
     });
     Response {
-        status: if local_endpoints > 0 {
+        status: if local_endpoints > 0 && healthy {
             "200 OK"
         } else {
             "503 Service Unavailable"
@@ -150,7 +161,7 @@ mod tests {
     #[test]
     fn a_node_without_endpoints_is_unavailable() {
         let service = ObjectName::new("default", "web");
-        let answer = respond(&service, 2);
+        let answer = respond(&service, 2, true);
         assert_eq!(answer.status, "200 OK");
         assert_eq!(
             answer.header.as_deref(),
@@ -161,7 +172,10 @@ mod tests {
             "service": { "namespace": "default", "name": "web" }, "localEndpoints": 2, "serviceProxyHealthy": true,
         });
         assert_eq!(body, expected);
-        assert_eq!(respond(&service, 0).status, "503 Service Unavailable");
+        for (local_endpoints, healthy) in [(0, true), (2, false)] {
+            let status = respond(&service, local_endpoints, healthy).status;
+            assert_eq!(status, "503 Service Unavailable");
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! What probes, load balancers and Prometheus need of HTTP: one GET per connection, answered from memory.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use anyhow::{Context as _, Result};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -13,6 +14,40 @@ use tracing::{debug, warn};
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Time for one request, so that idle connections cannot pile up.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long after a failure to listen the next attempt is made. Another process's port is not given up in milliseconds.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// `None`: nowhere.
+    pub address: Option<SocketAddr>,
+    /// The flag that says so, for errors.
+    pub flag: &'static str,
+    /// Whether a port that is taken is an error instead of something to wait for.
+    pub hard_fail: bool,
+}
+
+impl Listen {
+    /// Listens, as soon as that is possible. Waits for ever where there is nothing to listen on.
+    pub(crate) async fn bind(self) -> Result<TcpListener> {
+        let Some(address) = self.address else {
+            return std::future::pending().await;
+        };
+        loop {
+            match TcpListener::bind(address).await {
+                Err(error) if !self.hard_fail => {
+                    warn!(%address, flag = self.flag, %error, "cannot listen, will retry");
+                    tokio::time::sleep(RETRY).await;
+                }
+                result => {
+                    return result.with_context(|| format!("listen on {address} ({})", self.flag));
+                }
+            }
+        }
+    }
+}
 
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Prometheus metrics: those of kube-proxy under their names, and how full the maps are.
 
+mod text;
+
 use std::{
-    fmt::Write as _,
-    net::SocketAddr,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,30 +11,58 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
-use tokio::net::TcpListener;
+use anyhow::Result;
+use proxy_ebpf_common::{DropCount, DropReason};
+use serde::Serialize;
 
-use crate::http::{self, Response};
+use crate::http::{self, Listen, Response};
+use text::{Histogram, Text};
+
+/// Reads how much has been dropped for which reason. The programs count; nobody else keeps the numbers.
+pub type ReadDrops = Box<dyn Fn() -> Vec<(DropReason, DropCount)> + Send>;
 
 /// The values. Clones are the same ones.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Values>>);
 
-#[derive(Debug)]
 struct Values {
     sync_duration: Histogram,
+    full_sync_duration: Histogram,
+    partial_sync_duration: Histogram,
     network_programming: Histogram,
+    last_queued: Option<SystemTime>,
     last_sync: Option<SystemTime>,
-    service_changes: u64,
-    endpoint_changes: u64,
+    service_changes: Changes,
+    endpoint_changes: Changes,
     sync_failures: u64,
     sockets_ended: Arc<AtomicU64>,
     conflicts: usize,
     maps: Vec<MapUse>,
+    /// Answers to probes, by path and status code.
+    probes: BTreeMap<(&'static str, &'static str), u64>,
+    read_drops: Option<ReadDrops>,
+}
+
+/// Objects that have changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changes {
+    total: u64,
+    /// Those that are not in the maps yet.
+    pending: u64,
+}
+
+/// How a plan was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// Everything was compared.
+    Full,
+    /// Only what had changed was looked at.
+    Partial,
 }
 
 /// How full a map is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MapUse {
     /// The map.
     pub name: &'static str,
@@ -43,21 +72,13 @@ pub struct MapUse {
     pub max_entries: u32,
 }
 
-/// Counts of observations by upper bounds, in seconds.
-#[derive(Debug)]
-struct Histogram {
-    bounds: Vec<f64>,
-    /// How many fell under each bound and above the one before.
-    counts: Vec<u64>,
-    sum: f64,
-    count: u64,
-}
-
 impl Default for Values {
     fn default() -> Self {
         Self {
-            // Both as kube-proxy has them, so that its dashboards fit.
-            sync_duration: Histogram::new((0..15).map(|power| 0.001 * f64::from(1 << power))),
+            // All as kube-proxy has them, so that its dashboards fit.
+            sync_duration: sync_durations(),
+            full_sync_duration: sync_durations(),
+            partial_sync_duration: sync_durations(),
             network_programming: Histogram::new(
                 [0.25, 0.5]
                     .into_iter()
@@ -65,47 +86,37 @@ impl Default for Values {
                     .chain((60..120).step_by(5).map(f64::from))
                     .chain((120..=300).step_by(30).map(f64::from)),
             ),
+            last_queued: None,
             last_sync: None,
-            service_changes: 0,
-            endpoint_changes: 0,
+            service_changes: Changes::default(),
+            endpoint_changes: Changes::default(),
             sync_failures: 0,
             sockets_ended: Arc::default(),
             conflicts: 0,
             maps: Vec::new(),
+            probes: BTreeMap::new(),
+            read_drops: None,
         }
     }
 }
 
-impl Histogram {
-    fn new(bounds: impl Iterator<Item = f64>) -> Self {
-        let bounds: Vec<_> = bounds.collect();
-        Self {
-            counts: vec![0; bounds.len()],
-            bounds,
-            sum: 0.0,
-            count: 0,
-        }
-    }
-
-    fn observe(&mut self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        if let Some(index) = self.bounds.iter().position(|bound| seconds <= *bound) {
-            self.counts[index] += 1;
-        }
-        self.sum += seconds;
-        self.count += 1;
-    }
+fn sync_durations() -> Histogram {
+    Histogram::new((0..15).map(|power| 0.001 * f64::from(1 << power)))
 }
 
 impl Metrics {
     /// So many Services have changed.
-    pub fn services_changed(&self, count: u64) {
-        self.values().service_changes += count;
+    pub fn services_changed(&self, count: u64, now: SystemTime) {
+        let mut values = self.values();
+        let values = &mut *values;
+        values.service_changes.add(count, &mut values.last_queued, now);
     }
 
     /// So many EndpointSlices have changed.
-    pub fn endpoints_changed(&self, count: u64) {
-        self.values().endpoint_changes += count;
+    pub fn endpoints_changed(&self, count: u64, now: SystemTime) {
+        let mut values = self.values();
+        let values = &mut *values;
+        values.endpoint_changes.add(count, &mut values.last_queued, now);
     }
 
     /// The maps could not be written.
@@ -114,9 +125,15 @@ impl Metrics {
     }
 
     /// The maps are in step with the API again, after `took`; `triggers` are the times of the changes that led to it.
-    pub fn synced(&self, now: SystemTime, took: Duration, triggers: &[SystemTime]) {
+    pub fn synced(&self, sync: Sync, now: SystemTime, took: Duration, triggers: &[SystemTime]) {
         let mut values = self.values();
         values.sync_duration.observe(took);
+        match sync {
+            Sync::Full => values.full_sync_duration.observe(took),
+            Sync::Partial => values.partial_sync_duration.observe(took),
+        }
+        values.service_changes.pending = 0;
+        values.endpoint_changes.pending = 0;
         values.last_sync = Some(now);
         for trigger in triggers {
             // Another machine's clock may be ahead.
@@ -132,22 +149,38 @@ impl Metrics {
         values.conflicts = conflicts;
     }
 
+    /// From where the counts of what was dropped are read whenever somebody asks.
+    pub fn set_drops(&self, read: ReadDrops) {
+        self.values().read_drops = Some(read);
+    }
+
+    /// A probe was answered.
+    pub(crate) fn probed(&self, path: &str, status: &'static str) {
+        let path = match path {
+            "/healthz" => "healthz",
+            "/livez" => "livez",
+            _ => return,
+        };
+        let code = status.split(' ').next().unwrap_or(status);
+        *self.values().probes.entry((path, code)).or_default() += 1;
+    }
+
     /// Where to count the sockets that are ended.
     pub fn sockets_ended(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.values().sockets_ended)
     }
 
-    /// Answers `/metrics` until the future is dropped.
-    pub async fn serve(self, address: SocketAddr) -> Result<()> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen on {address} (--metrics-bind-address)"))?;
+    /// Answers `/metrics`, and kube-proxy's other paths beside it, until the future is dropped.
+    pub async fn serve(self, listen: Listen) -> Result<()> {
+        let listener = listen.bind().await?;
         http::serve(listener, move |path| match path {
             "/metrics" => Response {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
                 ..Response::text("200 OK", self.text())
             },
-            _ => Response::text("404 Not Found", "only /metrics is here"),
+            "/healthz" => Response::text("200 OK", "ok"),
+            "/proxyMode" => Response::text("200 OK", "ebpf"),
+            _ => Response::text("404 Not Found", "only /metrics, /healthz and /proxyMode are here"),
         })
         .await;
         Ok(())
@@ -156,82 +189,11 @@ impl Metrics {
     fn text(&self) -> String {
         let values = self.values();
         let mut text = Text::default();
-        text.histogram(
-            "kubeproxy_sync_proxy_rules_duration_seconds",
-            "How long it took to plan and write the maps",
-            &values.sync_duration,
-        );
-        text.histogram(
-            "kubeproxy_network_programming_duration_seconds",
-            "Time from the change of a pod or Service to its effect on this node",
-            &values.network_programming,
-        );
-        let last_sync = values
-            .last_sync
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let last_sync = last_sync.unwrap_or_default().as_secs_f64();
-        for (name, kind, help, value) in [
-            (
-                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "gauge",
-                "When the maps were last brought in step with the API",
-                last_sync,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_service_changes_total",
-                "counter",
-                "Changes of Services",
-                values.service_changes as f64,
-            ),
-            (
-                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
-                "counter",
-                "Changes of EndpointSlices",
-                values.endpoint_changes as f64,
-            ),
-            (
-                "proxy_ebpf_sync_failures_total",
-                "counter",
-                "Times that the maps could not be written",
-                values.sync_failures as f64,
-            ),
-            (
-                "proxy_ebpf_sockets_ended_total",
-                "counter",
-                "Connected datagram sockets ended because their backend had left its Service",
-                values.sockets_ended.load(Ordering::Relaxed) as f64,
-            ),
-            (
-                "proxy_ebpf_conflicts",
-                "gauge",
-                "Services that want an address which another one has",
-                values.conflicts as f64,
-            ),
-        ] {
-            text.header(name, kind, help);
-            text.line(format_args!("{name} {value}"));
-        }
-        let maps = |text: &mut Text, name: &str, help, value: fn(&MapUse) -> f64| {
-            text.header(name, "gauge", help);
-            for map in &values.maps {
-                text.line(format_args!("{name}{{map=\"{}\"}} {}", map.name, value(map)));
-            }
-        };
-        maps(&mut text, "proxy_ebpf_map_entries", "Entries of a map", |map| {
-            map.entries as f64
-        });
-        maps(
-            &mut text,
-            "proxy_ebpf_map_max_entries",
-            "Entries that a map has room for before it is replaced by a larger one",
-            |map| f64::from(map.max_entries),
-        );
-        maps(
-            &mut text,
-            "proxy_ebpf_map_pressure",
-            "Share of a map's room that is used",
-            |map| map.entries as f64 / f64::from(map.max_entries.max(1)),
-        );
+        values.histograms(&mut text);
+        values.numbers(&mut text);
+        values.probes(&mut text);
+        values.drops(&mut text);
+        values.maps(&mut text);
         text.0
     }
 
@@ -241,31 +203,160 @@ impl Metrics {
     }
 }
 
-/// Prometheus' text format.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn header(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP {name} {help}"));
-        self.line(format_args!("# TYPE {name} {kind}"));
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.header(name, "histogram", help);
-        let mut total = 0;
-        for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-            total += count;
-            self.line(format_args!("{name}_bucket{{le=\"{bound}\"}} {total}"));
+impl Changes {
+    fn add(&mut self, count: u64, last_queued: &mut Option<SystemTime>, now: SystemTime) {
+        self.total += count;
+        self.pending += count;
+        if count > 0 {
+            *last_queued = Some(now);
         }
-        self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {}", histogram.count));
-        self.line(format_args!("{name}_sum {}", histogram.sum));
-        self.line(format_args!("{name}_count {}", histogram.count));
+    }
+}
+
+impl Values {
+    fn histograms(&self, text: &mut Text) {
+        for (name, help, histogram) in [
+            (
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "How long it took to plan and write the maps",
+                &self.sync_duration,
+            ),
+            (
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "The same, when everything was compared",
+                &self.full_sync_duration,
+            ),
+            (
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "The same, when only what had changed was looked at",
+                &self.partial_sync_duration,
+            ),
+            (
+                "kubeproxy_network_programming_duration_seconds",
+                "Time from the change of a pod or Service to its effect on this node",
+                &self.network_programming,
+            ),
+        ] {
+            text.histogram(name, help, histogram);
+        }
     }
 
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.0, "{line}");
+    fn numbers(&self, text: &mut Text) {
+        let seconds = |time: Option<SystemTime>| {
+            let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            since.unwrap_or_default().as_secs_f64()
+        };
+        for (name, kind, help, value) in [
+            (
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+                "gauge",
+                "When the maps were last brought in step with the API",
+                seconds(self.last_sync),
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+                "gauge",
+                "When something last changed that has to get into the maps",
+                seconds(self.last_queued),
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                "counter",
+                "Changes of Services",
+                self.service_changes.total as f64,
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "gauge",
+                "Changes of Services that are not in the maps yet",
+                self.service_changes.pending as f64,
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+                "counter",
+                "Changes of EndpointSlices",
+                self.endpoint_changes.total as f64,
+            ),
+            (
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "gauge",
+                "Changes of EndpointSlices that are not in the maps yet",
+                self.endpoint_changes.pending as f64,
+            ),
+            (
+                "proxy_ebpf_sync_failures_total",
+                "counter",
+                "Times that the maps could not be written",
+                self.sync_failures as f64,
+            ),
+            (
+                "proxy_ebpf_sockets_ended_total",
+                "counter",
+                "Connected datagram sockets ended because their backend had left its Service",
+                self.sockets_ended.load(Ordering::Relaxed) as f64,
+            ),
+            (
+                "proxy_ebpf_conflicts",
+                "gauge",
+                "Services that want an address which another one has",
+                self.conflicts as f64,
+            ),
+        ] {
+            text.header(name, kind, help);
+            text.line(format_args!("{name} {value}"));
+        }
+    }
+
+    fn probes(&self, text: &mut Text) {
+        for path in ["healthz", "livez"] {
+            let name = format!("kubeproxy_proxy_{path}_total");
+            text.header(&name, "counter", &format!("Answers of /{path} by status"));
+            for ((_, code), count) in self.probes.iter().filter(|((other, _), _)| *other == path) {
+                text.line(format_args!("{name}{{code=\"{code}\"}} {count}"));
+            }
+        }
+    }
+
+    fn drops(&self, text: &mut Text) {
+        let drops = self.read_drops.as_ref().map(|read| read()).unwrap_or_default();
+        let counts = |text: &mut Text, name: &str, help, value: fn(&DropCount) -> u64| {
+            text.header(name, "counter", help);
+            for (reason, count) in &drops {
+                text.line(format_args!(
+                    "{name}{{reason=\"{}\"}} {}",
+                    reason.name(),
+                    value(count)
+                ));
+            }
+        };
+        let help = "Packets that were dropped, and socket calls that were refused, by reason";
+        counts(text, "proxy_ebpf_drops_total", help, |count| count.packets);
+        let help = "Bytes of the packets that were dropped, by reason";
+        counts(text, "proxy_ebpf_drop_bytes_total", help, |count| count.bytes);
+    }
+
+    fn maps(&self, text: &mut Text) {
+        let maps = |text: &mut Text, name: &str, help, value: fn(&MapUse) -> f64| {
+            text.header(name, "gauge", help);
+            for map in &self.maps {
+                text.line(format_args!("{name}{{map=\"{}\"}} {}", map.name, value(map)));
+            }
+        };
+        maps(text, "proxy_ebpf_map_entries", "Entries of a map", |map| {
+            map.entries as f64
+        });
+        maps(
+            text,
+            "proxy_ebpf_map_max_entries",
+            "Entries that a map has room for before it is replaced by a larger one",
+            |map| f64::from(map.max_entries),
+        );
+        maps(
+            text,
+            "proxy_ebpf_map_pressure",
+            "Share of a map's room that is used",
+            |map| map.entries as f64 / f64::from(map.max_entries.max(1)),
+        );
     }
 }
 
@@ -282,8 +373,17 @@ mod tests {
             now + Duration::from_secs(5),
             now - Duration::from_secs(999),
         ];
-        metrics.synced(now, Duration::from_millis(3), &triggers);
-        metrics.services_changed(1);
+        metrics.services_changed(2, now);
+        metrics.synced(Sync::Full, now, Duration::from_millis(3), &triggers);
+        metrics.services_changed(1, now + Duration::from_secs(1));
+        metrics.services_changed(0, now + Duration::from_secs(2));
+        metrics.probed("/healthz", "503 Service Unavailable");
+        metrics.probed("/nonsense", "404 Not Found");
+        let count = DropCount {
+            packets: 7,
+            bytes: 420,
+        };
+        metrics.set_drops(Box::new(move || vec![(DropReason::SourceRange, count)]));
         let map = MapUse {
             name: "SLOTS",
             entries: 3,
@@ -302,7 +402,14 @@ mod tests {
             "kubeproxy_network_programming_duration_seconds_bucket{le=\"300\"} 2",
             "kubeproxy_network_programming_duration_seconds_count 3",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds 1000",
-            "kubeproxy_sync_proxy_rules_service_changes_total 1",
+            "kubeproxy_sync_full_proxy_rules_duration_seconds_count 1",
+            "kubeproxy_sync_partial_proxy_rules_duration_seconds_count 0",
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 1001",
+            "kubeproxy_sync_proxy_rules_service_changes_total 3",
+            "kubeproxy_sync_proxy_rules_service_changes_pending 1",
+            "kubeproxy_proxy_healthz_total{code=\"503\"} 1",
+            "proxy_ebpf_drops_total{reason=\"source_range\"} 7",
+            "proxy_ebpf_drop_bytes_total{reason=\"source_range\"} 420",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 0",
             "proxy_ebpf_sockets_ended_total 2",
             "proxy_ebpf_map_pressure{map=\"SLOTS\"} 0.75",

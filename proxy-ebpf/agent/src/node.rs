@@ -21,6 +21,8 @@ use crate::agent::chain;
 const CONFLIST: &str = "10-orlop.conflist";
 /// Says which part of the cluster fails together, and within which traffic is cheap.
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint that the cluster autoscaler gives to a node before it deletes it: load balancers should stop using it.
+const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// Writing into /proc or a full disk does not mend itself quickly.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,8 @@ pub struct Node {
     pub external_ips: Vec<std::net::IpAddr>,
     /// Its label `topology.kubernetes.io/zone`.
     pub zone: Option<Box<str>>,
+    /// It is being deleted, or the cluster autoscaler is about to.
+    pub leaving: bool,
 }
 
 impl Node {
@@ -68,6 +72,7 @@ impl Node {
                 .collect()
         };
         let labels = node.metadata.labels.as_ref();
+        let taints = || spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
         Self {
             pod_cidrs: pod_cidrs.filter_map(|cidr| cidr.parse().ok()).collect(),
             internal_ips: of_type("InternalIP"),
@@ -75,6 +80,7 @@ impl Node {
             zone: labels
                 .and_then(|labels| labels.get(ZONE))
                 .map(|zone| zone.as_str().into()),
+            leaving: node.metadata.deletion_timestamp.is_some() || taints().any(|taint| taint.key == LEAVING),
         }
     }
 }

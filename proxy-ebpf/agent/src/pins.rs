@@ -105,6 +105,20 @@ pub fn maps_of(bpf_dir: &Path) -> PathBuf {
     maps_dir(&bpf_dir.join(format!("v{LAYOUT_VERSION}")))
 }
 
+/// The folder of pinned links, for those who only read.
+pub fn links_of(bpf_dir: &Path) -> PathBuf {
+    bpf_dir.join(format!("v{LAYOUT_VERSION}")).join("links")
+}
+
+/// Whether an agent works with these pins.
+pub fn is_in_use(bpf_dir: &Path) -> Result<bool, PinError> {
+    match lock(bpf_dir) {
+        Ok(_) => Ok(false),
+        Err(PinError::Locked { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes everything that any version of the agent has pinned: programs are detached, tables are gone. Returns the number
 /// of pins.
 pub fn remove(bpf_dir: &Path) -> Result<usize, PinError> {
@@ -240,7 +254,7 @@ fn remove_dir(path: &Path) -> Result<(), PinError> {
     })
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, PinError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, PinError> {
     let access = |source| PinError::Access {
         path: dir.to_owned(),
         source,

@@ -30,15 +30,44 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 /// Entries per call. The kernel copies a batch in one go; 4096 keeps that below 300 kB and the cost of a call negligible.
 const BATCH: usize = 4096;
 
-/// What the kernel says of a link on a cgroup.
+/// What the kernel says of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// What kind of thing it is attached to.
+    pub kind: LinkKind,
     /// The link's id, unique until the machine restarts.
     pub id: u32,
     /// Id of the program that the link runs.
     pub program_id: u32,
-    /// Id of the cgroup that the link is attached to, which is the inode number of its directory. Zero: it was removed.
+    /// Id of the cgroup that the link is attached to, which is the inode number of its directory. Zero: it was removed. Of a link
+    /// on a device: see [`Self::ifindex`].
     pub cgroup_id: u64,
+}
+
+impl LinkInfo {
+    /// Index of the device that the link is attached to. Zero: it was removed, or the link is on no device.
+    pub fn ifindex(&self) -> u32 {
+        let [ifindex, _] = words(self.cgroup_id);
+        match self.kind {
+            LinkKind::XDP | LinkKind::TCX | LinkKind::NETKIT => ifindex,
+            _ => 0,
+        }
+    }
+}
+
+/// Linux's `enum bpf_link_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkKind(pub u32);
+
+impl LinkKind {
+    /// On a cgroup.
+    pub const CGROUP: Self = Self(3);
+    /// On a device, before the kernel makes a packet of what came in.
+    pub const XDP: Self = Self(6);
+    /// On a device, in its traffic control.
+    pub const TCX: Self = Self(11);
+    /// On a pair of netkit devices.
+    pub const NETKIT: Self = Self(13);
 }
 
 /// Writes entries, replacing existing ones. After an error some of them may have been written.
@@ -181,7 +210,7 @@ pub fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
-/// What a link on a cgroup is attached to.
+/// What a link is attached to.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
     struct Attr {
@@ -189,7 +218,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         info_len: u32,
         info: u64,
     }
-    /// `struct bpf_link_info` with the union's member for cgroups.
+    /// `struct bpf_link_info`; the union's member is that of cgroups, and begins with the index where it is that of devices.
     #[repr(C)]
     #[derive(Default)]
     struct Info {
@@ -210,10 +239,23 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: info has room for `info_len` bytes and outlives the call.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(LinkInfo {
+        kind: LinkKind(info.kind),
         id: info.id,
         program_id: info.prog_id,
         cgroup_id: info.cgroup_id,
     })
+}
+
+/// The two words of an integer, in the order in which they are in memory.
+fn words(integer: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = integer.to_ne_bytes();
+    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+}
+
+/// The value that these bytes are, which a program has written; `None`: too few for it.
+pub fn from_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: there are enough bytes, their alignment does not matter, and every bit pattern is a valid Pod.
+    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// The number that the kernel knows this process's network namespace by.
@@ -234,6 +276,20 @@ pub fn netns_cookie() -> io::Result<u64> {
     };
     match result {
         0 => Ok(cookie),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// How much memory the machine has, in bytes.
+pub fn memory_bytes() -> io::Result<u64> {
+    let mut info = MaybeUninit::<libc::sysinfo>::uninit();
+    // SAFETY: info has room for what the kernel writes.
+    match unsafe { libc::sysinfo(info.as_mut_ptr()) } {
+        0 => {
+            // SAFETY: the kernel has filled it.
+            let info = unsafe { info.assume_init() };
+            Ok(info.totalram * u64::from(info.mem_unit))
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -127,12 +127,15 @@ pub(crate) fn run() {
     api.hold(Some("endpointslices"));
     let agent = Agent::start(&api, dir.path());
     api.wait_for_watch("services", 2);
-    agent.wait_for_health("503");
+    // It serves from what the one before has left, and load balancers may know.
+    agent.wait_for_health("200");
+    assert!(!is_synced(), "it cannot have synced");
     assert_eq!(
         connect(address4).expect("traffic goes on while the agent waits"),
         SERVERS[1]
     );
     api.hold(None);
+    wait("the agent is in step with the API", is_synced);
     agent.wait_for_health("200");
     assert_eq!(
         connect(address4).expect("traffic goes on after the restart"),
@@ -146,6 +149,12 @@ pub(crate) fn run() {
         .status()
         .expect("run proxy-ebpf cleanup");
     assert!(cleaned.success());
+}
+
+/// Whether the agent has brought the maps in step since it was started.
+fn is_synced() -> bool {
+    let never = "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0\n";
+    get(METRICS, "/metrics").is_some_and(|text| !text.contains(never))
 }
 
 fn node_half(dir: &Path) {
