@@ -112,6 +112,12 @@ pub(crate) struct ApiServerFlags {
     /// The certificates that kubelets' serving certificates are checked against.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubelet_certificate_authority: Option<PathBuf>,
+    /// How many requests that change nothing are answered at the same time; 0 for no limit. Others wait.
+    #[arg(long, value_name = "COUNT", default_value_t = 400)]
+    pub(crate) max_requests_inflight: usize,
+    /// How many requests that change something are answered at the same time; 0 for no limit. Others wait.
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    pub(crate) max_mutating_requests_inflight: usize,
 }
 
 impl ApiServerFlags {
@@ -154,6 +160,8 @@ impl ApiServerFlags {
             kubelet_client_certificate: self.kubelet_client_certificate.clone(),
             kubelet_client_key: self.kubelet_client_key.clone(),
             kubelet_certificate_authority: self.kubelet_certificate_authority.clone(),
+            max_requests_inflight: self.max_requests_inflight,
+            max_mutating_requests_inflight: self.max_mutating_requests_inflight,
         }
     }
 }

@@ -53,27 +53,35 @@ fn main() -> std::process::ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    let parts = async {
-        match cli.command {
-            None => everything(cli.apiserver, cli.controller_manager).await,
-            Some(Command::Apiserver(flags)) => {
-                let server = start(&flags).await?;
-                serve(&server).await
-            }
-            Some(Command::Scheduler(flags)) => {
-                scheduler::run(client(&flags).await?, scheduler::Config::default()).await
-            }
-            Some(Command::ControllerManager {
-                client: flags,
-                flags: controllers,
-            }) => controllers::run(client(&flags).await?, controllers.config(&[])?).await,
+    match cli.command {
+        None => everything(cli.apiserver, cli.controller_manager).await,
+        Some(Command::Apiserver(flags)) => match unless_stopped(start(&flags)).await? {
+            Some(server) => serve(server).await,
+            None => Ok(()),
+        },
+        Some(Command::Scheduler(flags)) => {
+            let scheduler =
+                async { scheduler::run(client(&flags).await?, scheduler::Config::default()).await };
+            unless_stopped(scheduler).await.map(|_| ())
         }
-    };
+        Some(Command::ControllerManager {
+            client: flags,
+            flags: controllers,
+        }) => {
+            let controllers =
+                async { controllers::run(client(&flags).await?, controllers.config(&[])?).await };
+            unless_stopped(controllers).await.map(|_| ())
+        }
+    }
+}
+
+/// Does the work, unless a signal says to stop.
+async fn unless_stopped<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
     tokio::select! {
-        result = parts => result,
+        result = work => result.map(Some),
         signal = terminated() => {
             tracing::info!(signal, "stopping");
-            Ok(())
+            Ok(None)
         }
     }
 }
@@ -84,24 +92,25 @@ async fn everything(
     controller_manager: ControllerManagerFlags,
 ) -> anyhow::Result<()> {
     let config = controller_manager.config(&apiserver.service_cluster_ip_range)?;
-    let server = start(&apiserver).await?;
-    let listening = server.listen().await?;
-    for address in listening.addresses() {
-        tracing::info!(%address, "serving");
-    }
+    let Some(server) = unless_stopped(start(&apiserver)).await? else {
+        return Ok(());
+    };
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        listening.run().await;
-        Ok(())
-    });
     let scheduler = server.client(UserInfo::new("system:kube-scheduler", &[]));
-    tasks.spawn(async move { scheduler::run(scheduler, scheduler::Config::default()).await });
     let controllers = server.client(UserInfo::new("system:kube-controller-manager", &[]));
+    let serving = serve(server);
+    tasks.spawn(async move { scheduler::run(scheduler, scheduler::Config::default()).await });
     tasks.spawn(async move { controllers::run(controllers, config).await });
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a part of the control plane panicked")??;
+    let parts = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended.context("a part of the control plane panicked")??;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = parts => result,
+        result = serving => result,
     }
-    Ok(())
 }
 
 async fn start(flags: &ApiServerFlags) -> anyhow::Result<Server> {
@@ -115,13 +124,22 @@ async fn start(flags: &ApiServerFlags) -> anyhow::Result<Server> {
     Ok(Server::new(flags.config(), Arc::new(store)).await?)
 }
 
-async fn serve(server: &Server) -> anyhow::Result<()> {
+/// Serves until a signal says to stop and the last answers are given.
+async fn serve(server: Server) -> anyhow::Result<()> {
     let listening = server.listen().await?;
     for address in listening.addresses() {
         tracing::info!(%address, "serving");
     }
-    listening.run().await;
-    Ok(())
+    let stop = async {
+        let signal = terminated().await;
+        tracing::info!(signal, "stopping");
+        server.shut_down();
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = listening.run() => Ok(()),
+        never = stop => never,
+    }
 }
 
 async fn client(flags: &ClientFlags) -> anyhow::Result<kube::Client> {

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Method, StatusCode, header};
-use http_body_util::BodyExt;
+use api::status::Status;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    authn::{SYSTEM_MASTERS, UserInfo},
-    body::request_body,
-    context::Api,
-    pipeline,
+    context::{Api, now},
+    internal,
     server::Error,
 };
+
+/// The ServiceCIDR that the flags describe.
+const DEFAULT_SERVICE_CIDR: &str = "kubernetes";
 
 /// Namespaces that are always there.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -38,6 +38,7 @@ pub(crate) async fn run(api: &Arc<Api>) -> Result<(), Error> {
         let class = json!({"metadata": {"name": name}, "value": value, "description": description});
         create(api, "/apis/scheduling.k8s.io/v1/priorityclasses", class).await?;
     }
+    default_service_cidr(api).await?;
     kubernetes_service(api).await
 }
 
@@ -88,58 +89,78 @@ async fn kubernetes_service(api: &Arc<Api>) -> Result<(), Error> {
     .await
 }
 
+/// The ServiceCIDR `kubernetes`, which holds the ranges of the flags. One that says something else is left alone, except
+/// that a second family is added.
+async fn default_service_cidr(api: &Arc<Api>) -> Result<(), Error> {
+    const PATH: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    let ranges = json!(api.services.flag_ranges());
+    let object = json!({"metadata": {"name": DEFAULT_SERVICE_CIDR}, "spec": {"cidrs": ranges}});
+    create(api, PATH, object).await?;
+    let path = format!("{PATH}/{DEFAULT_SERVICE_CIDR}");
+    let fail = |why: Status| failed(&path, &Value::Null, why);
+    let mut current = internal::request(api, Method::GET, &path, None)
+        .await
+        .map_err(fail)?;
+    let (own, wanted) = (current["spec"]["cidrs"].clone(), ranges.as_array());
+    let single = own
+        .as_array()
+        .filter(|own| own.len() == 1)
+        .and_then(|own| own.first());
+    if let Some([first, _]) = wanted.map(Vec::as_slice)
+        && single == Some(first)
+    {
+        current["spec"]["cidrs"] = ranges.clone();
+        current = internal::request(api, Method::PUT, &path, Some(&current))
+            .await
+            .map_err(fail)?;
+    }
+    if current["spec"]["cidrs"] != ranges {
+        tracing::warn!(cidrs = %own, flag = %ranges, "the ServiceCIDR kubernetes is not what --service-cluster-ip-range says");
+        return Ok(());
+    }
+    let conditions = current["status"]["conditions"].as_array();
+    let known = conditions.is_some_and(|conditions| conditions.iter().any(|one| one["type"] == "Ready"));
+    if !known && current["metadata"]["deletionTimestamp"].is_null() {
+        let ready = json!({"status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "",
+            "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": api::meta::format_time(now()),
+        }]}});
+        internal::request(api, Method::PATCH, &format!("{path}/status"), Some(&ready))
+            .await
+            .map_err(fail)?;
+    }
+    Ok(())
+}
+
 /// Creates an object; one that exists already is left alone.
 async fn create(api: &Arc<Api>, path: &str, object: Value) -> Result<(), Error> {
-    match send(api, Method::POST, path, &object).await? {
-        (code, _) if code.is_success() || code == StatusCode::CONFLICT => Ok(()),
-        (_, answer) => Err(failed(path, &object, answer)),
+    match internal::request(api, Method::POST, path, Some(&object)).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code == 409 => Ok(()),
+        Err(status) => Err(failed(path, &object, status)),
     }
 }
 
 /// Creates an object, or makes the existing one the same.
 async fn put(api: &Arc<Api>, path: &str, object: Value) -> Result<(), Error> {
-    let (code, answer) = send(api, Method::POST, path, &object).await?;
-    if code.is_success() {
-        return Ok(());
+    match internal::request(api, Method::POST, path, Some(&object)).await {
+        Ok(_) => return Ok(()),
+        Err(status) if status.code == 409 => {}
+        Err(status) => return Err(failed(path, &object, status)),
     }
-    if code != StatusCode::CONFLICT {
-        return Err(failed(path, &object, answer));
-    }
-    let path = format!(
-        "{path}/{}",
-        object["metadata"]["name"].as_str().unwrap_or_default()
-    );
-    match send(api, Method::PUT, &path, &object).await? {
-        (code, _) if code.is_success() => Ok(()),
-        (_, answer) => Err(failed(&path, &object, answer)),
-    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let path = format!("{path}/{name}");
+    let replaced = internal::request(api, Method::PUT, &path, Some(&object)).await;
+    replaced
+        .map(|_| ())
+        .map_err(|status| failed(&path, &object, status))
 }
 
-async fn send(
-    api: &Arc<Api>,
-    method: Method,
-    path: &str,
-    object: &Value,
-) -> Result<(StatusCode, String), Error> {
-    let body = http_body_util::Full::new(Bytes::from(object.to_string()));
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(request_body(body))
-        .map_err(|error| failed(path, object, error.to_string()))?;
-    let user = UserInfo::new("system:apiserver", &[SYSTEM_MASTERS]);
-    let response = pipeline::handle(api.clone(), request, Some(user)).await;
-    let code = response.status();
-    let body = response.into_body().collect().await;
-    let body = body.map_err(|error| failed(path, object, error.to_string()))?;
-    Ok((code, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
-}
-
-fn failed(path: &str, object: &Value, why: String) -> Error {
+fn failed(path: &str, object: &Value, why: Status) -> Error {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     Error::Bootstrap {
         what: format!("{path}/{name}"),
-        why,
+        why: why.message.clone(),
     }
 }

@@ -12,13 +12,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Uri};
 use jiff::Timestamp;
 use store::Revision;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config,
     authn::{UserInfo, service_account::Tokens},
     body::{ReadBodyError, RequestBody},
     documents::Documents,
-    metrics::Metrics,
+    limits::Limits,
+    metrics::{LongRunning, Metrics},
     negotiation::Output,
     request_info::{RequestInfo, query_pairs},
     service_allocation::ServiceAllocator,
@@ -35,7 +37,10 @@ pub(crate) struct Api {
     pub(crate) services: ServiceAllocator,
     pub(crate) kubelet: Option<KubeletClient>,
     pub(crate) documents: Documents,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    /// Cancelled when the server stops: watches end, connections take no further requests.
+    pub(crate) draining: CancellationToken,
     /// Held, so that the task lives as long as anybody can ask for anything.
     pub(crate) _background: Background,
 }
@@ -60,6 +65,8 @@ pub(crate) struct Context {
     pub(crate) output: Output,
     /// Texts for `Warning` headers.
     pub(crate) warnings: Vec<String>,
+    /// Counts the request as running for as long as anybody holds it; streams outlive their handler.
+    pub(crate) long_running: Option<Arc<LongRunning>>,
     query: BTreeMap<String, String>,
 }
 
@@ -85,6 +92,7 @@ impl Context {
             headers: parts.headers.clone(),
             output,
             warnings: Vec::new(),
+            long_running: None,
             query,
         }
     }

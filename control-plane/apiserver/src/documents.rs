@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     body::Body,
     context::Api,
+    health, metrics,
     negotiation::{self, Output},
     request_info::query,
     respond::{HttpResponse, response, text, value_response},
@@ -70,10 +71,10 @@ pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<H
     match parts.as_slice() {
         [""] => Some(value(uri, headers, &root(api))),
         ["version"] => Some(value(uri, headers, &version())),
-        ["healthz" | "livez" | "readyz", rest @ ..] => health(api, uri, parts[0], rest).await,
+        ["healthz" | "livez" | "readyz", rest @ ..] => health::serve(api, uri, parts[0], rest).await,
         ["metrics"] => {
-            let body = api.metrics.render(api.cache.progress());
-            Some(response(StatusCode::OK, "text/plain; version=0.0.4", body))
+            let body = metrics::render(&api.metrics, &api.cache);
+            Some(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body))
         }
         ["api"] => Some(discovery_document(api, uri, headers, true)),
         ["apis"] => Some(discovery_document(api, uri, headers, false)),
@@ -318,42 +319,4 @@ fn root(api: &Api) -> Value {
         paths.push(path.to_owned());
     }
     json!({"paths": paths})
-}
-
-/// The health endpoints: `ok`, or what is wrong; `?verbose` tells each check.
-async fn health(api: &Api, uri: &Uri, endpoint: &str, rest: &[&str]) -> Option<HttpResponse> {
-    let store = api.cache.store.current_revision().await.is_ok();
-    let mut checks = vec![("ping", true), ("etcd", store)];
-    if endpoint != "livez" {
-        checks.push(("watch-cache", api.cache.is_ready()));
-    }
-    if let [name] = rest {
-        checks.retain(|(check, _)| check == name);
-        if checks.is_empty() {
-            return None;
-        }
-    } else if !rest.is_empty() {
-        return None;
-    }
-    let passed = checks.iter().all(|(_, passed)| *passed);
-    let code = if passed {
-        StatusCode::OK
-    } else {
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
-    if passed && query(uri, "verbose").is_none() {
-        return Some(text(code, "ok".to_owned()));
-    }
-    let mut body: String = checks
-        .iter()
-        .map(|(check, passed)| match passed {
-            true => format!("[+]{check} ok\n"),
-            false => format!("[-]{check} failed: reason withheld\n"),
-        })
-        .collect();
-    body.push_str(&format!(
-        "{endpoint} check {}\n",
-        if passed { "passed" } else { "failed" }
-    ));
-    Some(text(code, body))
 }

@@ -1,10 +1,14 @@
 //! The one way of every request: request info, authentication, authorization, handler; errors become `Status`.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use api::status::{self, Status};
 use futures::FutureExt;
-use http::{HeaderValue, Request, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request::Parts};
 
 use crate::{
     authn::UserInfo,
@@ -12,14 +16,18 @@ use crate::{
     body::RequestBody,
     context::{Api, Context, now},
     documents, handlers,
+    limits::{Overloaded, too_many_requests},
+    metrics::{Labels, LongRunning},
     negotiation::{self, Form, Output},
-    request_info::{RequestInfo, query},
+    request_info::{RequestInfo, go_duration, query, truthy},
     respond::{HttpResponse, status_response, text},
     serve::ClientCertificate,
 };
 
-/// A request that is not a stream is answered within this time.
+/// A request that is not a stream is answered within this time, whatever it asks for.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A longer `Audit-ID` of a client is not taken over, as upstream.
+const AUDIT_ID_BYTES_MAX: usize = 64;
 
 /// Answers a request. A user that is given is taken as authenticated: the caller is in this process.
 pub(crate) async fn handle(
@@ -27,11 +35,24 @@ pub(crate) async fn handle(
     request: Request<RequestBody>,
     user: Option<UserInfo>,
 ) -> HttpResponse {
+    let start = Instant::now();
     let info = RequestInfo::new(request.method(), request.uri());
+    let gzip = info.verb != "watch" && negotiation::accepts_gzip(request.headers());
+    let audit_id = audit_id(request.headers());
+    let known = api
+        .registry
+        .find(&info.group, &info.version, &info.resource)
+        .is_some_and(|resource| {
+            info.subresource.is_empty() || resource.subresource(&info.subresource).is_some()
+        });
+    let applies = negotiation::content_type(request.headers()) == "application/apply-patch+yaml";
+    let dry_run = query(request.uri(), "dryRun").is_some_and(|value| !value.is_empty());
+    let series = api.metrics.series(&Labels::new(&info, known, applies, dry_run));
+    let streams = is_long_running(&info, request.uri());
+    let in_flight = (!streams).then(|| api.metrics.begin(is_mutating(&info)));
+    let stream = streams.then(|| Arc::new(LongRunning::new(series.clone())));
     let (verb, resource) = (info.verb.clone(), info.resource.clone());
-    let gzip = verb != "watch" && negotiation::accepts_gzip(request.headers());
-    let in_flight = api.metrics.begin();
-    let answer = AssertUnwindSafe(route(api.clone(), request, info, user))
+    let answer = AssertUnwindSafe(route(api.clone(), request, info, user, stream))
         .catch_unwind()
         .await;
     drop(in_flight);
@@ -46,12 +67,13 @@ pub(crate) async fn handle(
             &status::internal_error("the server panicked while answering"),
         )
     });
-    api.metrics.count(&verb, &resource, response.status().as_u16());
+    let took = (!streams).then(|| start.elapsed());
+    series.answered(response.status().as_u16(), took);
     if gzip && !response.headers().contains_key(header::CONTENT_ENCODING) {
         response = compressed(response);
     }
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+    if let Some(id) = audit_id {
         headers.insert("audit-id", id);
     }
     if !headers.contains_key(header::CACHE_CONTROL) {
@@ -67,6 +89,15 @@ pub(crate) async fn handle(
         );
     }
     response
+}
+
+/// What logs on both sides know the request by: the client's own id, or a new one.
+fn audit_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let given = headers.get("audit-id");
+    let given = given.filter(|id| !id.is_empty() && id.len() <= AUDIT_ID_BYTES_MAX);
+    given
+        .cloned()
+        .or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok())
 }
 
 fn compressed(response: HttpResponse) -> HttpResponse {
@@ -93,6 +124,7 @@ async fn route(
     request: Request<RequestBody>,
     info: RequestInfo,
     user: Option<UserInfo>,
+    stream: Option<Arc<LongRunning>>,
 ) -> HttpResponse {
     let (parts, body) = request.into_parts();
     let fallback = negotiation::output(&parts.headers, &parts.uri, false)
@@ -107,17 +139,26 @@ async fn route(
         Ok(user) => user,
         Err(status) => return refuse(status),
     };
+    let limit = match (&stream, timeout(&parts.uri)) {
+        (Some(_), _) => None,
+        (None, Ok(limit)) => Some(limit),
+        (None, Err(status)) => return refuse(status),
+    };
+    let limits = api.clone();
+    let _turn = match &stream {
+        Some(_) => None,
+        None => match limits.limits.turn(&user, is_mutating(&info)).await {
+            Ok(turn) => Some(turn),
+            Err(Overloaded) => return too_many_requests(),
+        },
+    };
     let selector = info
         .is_resource
         .then(|| query(&parts.uri, "fieldSelector"))
         .flatten();
     let attributes = Attributes::of(&info, selector);
     if let Decision::Deny(reason) = authz::authorize(&user, &attributes, &api.cache) {
-        // Without credentials, asking for them comes before saying no.
-        return match user.is_anonymous() {
-            true => refuse(status::unauthorized()),
-            false => refuse(attributes.forbidden(&user, &reason)),
-        };
+        return refuse(attributes.forbidden(&user, &reason));
     }
     if !info.is_resource {
         let served = matches!(info.verb.as_str(), "get" | "head");
@@ -141,27 +182,14 @@ async fn route(
     let output = match negotiation::output(&parts.headers, &parts.uri, info.verb == "watch") {
         Ok(output) => output,
         // Streams have formats of their own.
-        Err(_) if is_long_running(&info, &parts) => Output::default(),
+        Err(_) if stream.is_some() && info.verb != "watch" => Output::default(),
         Err(status) => return refuse(status),
     };
-    let limit = if is_long_running(&info, &parts) {
-        None
-    } else {
-        Some(timeout(&parts))
-    };
     let mut context = Context::new(api, info, user, resource, &parts, output);
-    let request = Request::from_parts(parts, body);
-    let handler = handlers::dispatch(&mut context, request);
-    let answer = match limit {
-        Some(limit) => tokio::time::timeout(limit, handler).await.unwrap_or_else(|_| {
-            Err(status::timeout(
-                "request did not complete within the requested timeout",
-            ))
-        }),
-        None => handler.await,
-    };
+    context.long_running = stream;
+    let (warnings, answer) = answered(context, Request::from_parts(parts, body), limit).await;
     let mut response = answer.unwrap_or_else(refuse);
-    for warning in &context.warnings {
+    for warning in &warnings {
         let quoted = warning
             .replace('\\', "\\\\")
             .replace('"', "\\\"")
@@ -173,24 +201,57 @@ async fn route(
     response
 }
 
-/// Who asks: the bearer token if there is one, else the client certificate, else nobody.
-fn authenticate(api: &Api, parts: &Parts) -> Result<UserInfo, Status> {
-    let authorization = parts
-        .headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let certificate = parts.extensions.get::<ClientCertificate>();
-    if let Some(ClientCertificate(user)) = certificate {
-        return Ok(UserInfo::clone(user));
-    }
-    let Some(authorization) = authorization else {
-        return Ok(UserInfo::anonymous());
+/// Has the handler answer within the limit; returns its warnings too.
+///
+/// A change runs on a task of its own, which nobody's leaving ends: what it has begun (an address reserved, an object
+/// written) it also finishes, when the client hangs up or gets a 504 meanwhile.
+async fn answered(
+    mut context: Context,
+    request: Request<RequestBody>,
+    limit: Option<Duration>,
+) -> (Vec<String>, Result<HttpResponse, Status>) {
+    let Some(limit) = limit else {
+        let answer = handlers::dispatch(&mut context, request).await;
+        return (context.warnings, answer);
     };
-    let token = match authorization.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
-            token.trim()
-        }
-        _ => return Err(status::unauthorized()),
+    let mutates = is_mutating(&context.info);
+    let handler = async move {
+        let answer = handlers::dispatch(&mut context, request).await;
+        (context.warnings, answer)
+    };
+    let too_late = || {
+        let message = "request did not complete within requested timeout - context deadline exceeded";
+        (Vec::new(), Err(status::timeout(message)))
+    };
+    if !mutates {
+        return tokio::time::timeout(limit, handler)
+            .await
+            .unwrap_or_else(|_| too_late());
+    }
+    match tokio::time::timeout(limit, tokio::spawn(handler)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the runtime cancels it.
+            Err(error) => (Vec::new(), Err(status::internal_error(error.to_string()))),
+        },
+        Err(_) => too_late(),
+    }
+}
+
+/// Who asks: the client certificate if there is a good one, else the bearer token, else nobody.
+fn authenticate(api: &Api, parts: &Parts) -> Result<UserInfo, Status> {
+    let certificate = parts.extensions.get::<ClientCertificate>();
+    let certificate = certificate.map(|ClientCertificate(presented)| presented.user(now()));
+    if let Some(Some(user)) = certificate {
+        return Ok(user.clone());
+    }
+    let Some(token) = bearer_token(&parts.headers) else {
+        // Whoever shows a certificate that proves nothing is not taken for one who shows none.
+        return match certificate {
+            Some(_) => Err(status::unauthorized()),
+            None => Ok(UserInfo::anonymous()),
+        };
     };
     let tokens = api.tokens.as_ref().ok_or_else(status::unauthorized)?;
     match tokens.verify(token, tokens.audiences(), &api.cache, now()) {
@@ -202,22 +263,42 @@ fn authenticate(api: &Api, parts: &Parts) -> Result<UserInfo, Status> {
     }
 }
 
-fn is_long_running(info: &RequestInfo, parts: &Parts) -> bool {
+/// The bearer token; other schemes say nothing to us, as upstream.
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+fn is_mutating(info: &RequestInfo) -> bool {
+    !matches!(info.verb.as_str(), "get" | "list" | "watch" | "head" | "options")
+}
+
+fn is_long_running(info: &RequestInfo, uri: &Uri) -> bool {
     let streams = matches!(
         info.subresource.as_str(),
         "exec" | "attach" | "portforward" | "proxy"
     );
-    let follows = info.subresource == "log" && query(&parts.uri, "follow").is_some();
-    info.verb == "watch" || streams || follows
+    let follows = info.subresource == "log" && query(uri, "follow").is_some_and(|value| truthy(&value));
+    info.verb == "watch" || info.is_resource && (streams || follows)
 }
 
-fn timeout(parts: &Parts) -> Duration {
-    let asked = query(&parts.uri, "timeout").and_then(|text| {
-        let seconds = text.strip_suffix('s').unwrap_or(&text);
-        seconds.parse::<f64>().ok().filter(|seconds| *seconds > 0.0)
-    });
-    asked.map_or(REQUEST_TIMEOUT, |seconds| {
-        Duration::from_secs_f64(seconds.min(60.0))
+/// How long the client is willing to wait, within our own limit.
+fn timeout(uri: &Uri) -> Result<Duration, Status> {
+    let asked = query(uri, "timeout").filter(|text| !text.is_empty());
+    let Some(text) = asked else {
+        return Ok(REQUEST_TIMEOUT);
+    };
+    let Some(duration) = go_duration(&text) else {
+        return Err(status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {}",
+            status::quote(&text)
+        )));
+    };
+    Ok(match duration {
+        Duration::ZERO => REQUEST_TIMEOUT,
+        duration => duration.min(REQUEST_TIMEOUT),
     })
 }
 

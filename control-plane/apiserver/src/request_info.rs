@@ -1,5 +1,7 @@
 //! What a request asks for, read off its method, path and query by upstream's rules, before anything else is decided.
 
+use std::time::Duration;
+
 use http::{Method, Uri};
 
 /// A request as authorization, admission and the handlers see it.
@@ -120,6 +122,40 @@ pub(crate) fn query_pairs(uri: &Uri) -> impl Iterator<Item = (String, String)> {
 /// Go's reading of a boolean query parameter: everything but `false` and `0` is true.
 pub(crate) fn truthy(value: &str) -> bool {
     !matches!(value.to_ascii_lowercase().as_str(), "false" | "0")
+}
+
+/// Go's notation of a duration, such as `1m30s` or `500ms`; negative ones count as nothing.
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.');
+        let unit = unit.unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    if text.is_empty() {
+        return None;
+    }
+    Duration::try_from_secs_f64(if negative { 0.0 } else { seconds }).ok()
 }
 
 fn decode_segment(text: &str) -> String {
@@ -243,6 +279,25 @@ mod tests {
             "/api/v1/namespaces/other/pods",
             ["deletecollection", "", "v1", "other", "pods", "", ""],
         );
+    }
+
+    #[test]
+    fn durations() {
+        for (text, expect) in [
+            ("34s", Some(34_000)),
+            ("1m30s", Some(90_000)),
+            ("1.5s", Some(1500)),
+            ("500ms", Some(500)),
+            ("0", Some(0)),
+            ("-3s", Some(0)),
+            ("", None),
+            ("34", None),
+            ("s", None),
+            ("1day", None),
+            ("999999999999999999999h", None),
+        ] {
+            assert_eq!(go_duration(text), expect.map(Duration::from_millis), "{text}");
+        }
     }
 
     #[test]

@@ -13,16 +13,18 @@ use rustls_pki_types::{
     pem::{self, PemObject},
 };
 use store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     authn::{UserInfo, jwt, service_account::Tokens},
     bootstrap,
     context::{Api, Background},
     documents::Documents,
+    limits::Limits,
     metrics::Metrics,
     pipeline, serve,
-    service_allocation::{IpRange, ServiceAllocator},
-    storage::Storage,
+    service_allocation::{IpRange, ServiceAllocator, repair},
+    storage::{Measured, Storage},
     streaming::KubeletClient,
     watch_cache::WatchCache,
 };
@@ -56,6 +58,10 @@ pub struct Config {
     pub kubelet_client_key: Option<PathBuf>,
     /// Who signs the kubelets' serving certificates.
     pub kubelet_certificate_authority: Option<PathBuf>,
+    /// How many requests that change nothing are answered at the same time; 0 for no limit. Others wait.
+    pub max_requests_inflight: usize,
+    /// How many requests that change something are answered at the same time; 0 for no limit. Others wait.
+    pub max_mutating_requests_inflight: usize,
 }
 
 impl Default for Config {
@@ -74,6 +80,8 @@ impl Default for Config {
             kubelet_client_certificate: None,
             kubelet_client_key: None,
             kubelet_certificate_authority: None,
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
         }
     }
 }
@@ -158,7 +166,8 @@ impl Server {
     /// Names the flag or the file that is at fault.
     pub async fn new<S: Store>(config: Config, store: Arc<S>) -> Result<Self, Error> {
         let registry = Registry::builtin();
-        let store: Storage = store;
+        let metrics = Arc::new(Metrics::default());
+        let store: Storage = Arc::new(Measured::new(store, metrics.clone()));
         let cache = Arc::new(WatchCache::new(store, &registry));
         let ranges: Vec<IpRange> = config
             .service_cluster_ip_range
@@ -180,7 +189,12 @@ impl Server {
             registry,
             cache: cache.clone(),
             documents: Documents::default(),
-            metrics: Metrics::default(),
+            limits: Limits::new(
+                config.max_requests_inflight,
+                config.max_mutating_requests_inflight,
+            ),
+            draining: CancellationToken::new(),
+            metrics,
             _background: Background(tokio::spawn(cache.clone().run()).abort_handle()),
             config,
         });
@@ -190,10 +204,13 @@ impl Server {
         })?;
         api.services.adopt(&cache);
         bootstrap::run(&api).await?;
+        // It ends with the watches that it follows, and those end with the server.
+        tokio::spawn(repair::run(Arc::downgrade(&api), Arc::downgrade(&cache)));
         Ok(Server { api })
     }
 
-    /// Listens on the configured address and on the sockets that were inherited, and serves until the task is dropped.
+    /// Listens on the configured address and on the sockets that were inherited, and serves until
+    /// [`shut_down`](Self::shut_down), or until the task is dropped.
     ///
     /// # Errors
     /// When an address cannot be bound or TLS cannot be set up.
@@ -208,6 +225,12 @@ impl Server {
     /// When an address cannot be bound or TLS cannot be set up.
     pub async fn listen(&self) -> Result<serve::Listening, Error> {
         serve::listen(self.api.clone()).await
+    }
+
+    /// Ends every watch and has [`Listening::run`](serve::Listening::run) return once the last answers are given.
+    pub fn shut_down(&self) {
+        self.api.draining.cancel();
+        self.api.cache.close();
     }
 
     /// A client that goes straight into the request pipeline: no socket, no TLS, the same authorization.

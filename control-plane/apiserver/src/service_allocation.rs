@@ -1,11 +1,16 @@
 //! ClusterIPs and node ports of Services: families, what was asked for, what is free.
 //!
-//! What is taken is known from the Services themselves, read once at start and kept in step by the handlers; nothing of
-//! it is stored, so nothing can disagree after a crash. A reservation that is not kept gives back what it took.
+//! An address is taken by creating the IPAddress object of its name, so that the store decides who gets it, on however
+//! many servers; from which ranges, the ServiceCIDRs say. A node port is taken in memory: what is taken is known from the
+//! Services, read once at start and kept in step by the handlers. A reservation that is not kept gives back what it took;
+//! what a crash leaves behind is put right by [`repair`].
 
+mod addresses;
 mod pool;
+mod range;
+pub(crate) mod repair;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use api::{
     registry::Resource,
@@ -15,8 +20,11 @@ use api::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-pub(crate) use self::pool::IpRange;
-use self::pool::{Pool, PortUse};
+pub(crate) use self::range::IpRange;
+use self::{
+    addresses::Holder,
+    pool::{Pool, PortUse},
+};
 use crate::{
     context::Api,
     watch_cache::{Filter, WatchCache},
@@ -26,13 +34,15 @@ const SERVICES: &str = "/registry/services/specs/";
 
 /// Hands out ClusterIPs and node ports.
 pub(crate) struct ServiceAllocator {
+    /// As the flags have them; which families there are, they say.
     ranges: Vec<IpRange>,
     pool: Mutex<Pool>,
 }
 
 /// What a write has taken. Dropping it gives everything back.
-pub(crate) struct Reservation<'a> {
-    allocator: &'a ServiceAllocator,
+pub(crate) struct Reservation {
+    api: Arc<Api>,
+    holder: Holder,
     taken: Taken,
     /// What the write sets free once it has happened.
     freed: Taken,
@@ -44,19 +54,31 @@ struct Taken {
     ports: Vec<PortUse>,
 }
 
-impl Reservation<'_> {
+impl Reservation {
     /// The write happened.
-    pub(crate) fn keep(mut self) {
-        self.taken = std::mem::take(&mut self.freed);
+    pub(crate) async fn keep(mut self) {
+        self.taken = Taken::default();
+        let freed = std::mem::take(&mut self.freed);
+        self.api.services.pool.lock().release(&freed.ports);
+        for address in freed.addresses {
+            addresses::release(&self.api, address, &self.holder).await;
+        }
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.allocator
-            .pool
-            .lock()
-            .release(&self.taken.addresses, &self.taken.ports);
+        let taken = std::mem::take(&mut self.taken);
+        self.api.services.pool.lock().release(&taken.ports);
+        // Outside a runtime the server has ended, and the next one repairs.
+        if let (false, Ok(runtime)) = (taken.addresses.is_empty(), tokio::runtime::Handle::try_current()) {
+            let (api, holder) = (self.api.clone(), self.holder.clone());
+            runtime.spawn(async move {
+                for address in taken.addresses {
+                    addresses::release(&api, address, &holder).await;
+                }
+            });
+        }
     }
 }
 
@@ -75,22 +97,20 @@ impl ServiceAllocator {
         })
     }
 
-    /// Takes over what the stored Services have.
+    /// Takes over the node ports that the stored Services have.
     pub(crate) fn adopt(&self, cache: &WatchCache) {
         let Some(services) = cache.resource(SERVICES) else {
             return;
         };
         let mut pool = self.pool.lock();
         for service in services.list(&Filter::default()) {
-            let held = held(&service.value());
-            pool.adopt(&held.addresses, &held.ports);
+            pool.adopt(&held(&service.value()).ports);
         }
     }
 
-    /// Gives back what a deleted Service had.
-    pub(crate) fn release(&self, service: &Value) {
-        let held = held(service);
-        self.pool.lock().release(&held.addresses, &held.ports);
+    /// The ranges of the flags, the default family first.
+    pub(crate) fn flag_ranges(&self) -> Vec<String> {
+        self.ranges.iter().map(IpRange::to_string).collect()
     }
 
     /// The address that the Service `kubernetes` gets: the first of the range.
@@ -111,27 +131,41 @@ impl ServiceAllocator {
 
 impl Api {
     /// Takes the addresses and ports that a Service needs and writes them into it; other resources need none.
-    pub(crate) fn reserve(
-        &self,
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
         resource: &Resource,
         object: &mut Value,
         old: Option<&Value>,
         dry_run: bool,
-    ) -> Result<Reservation<'_>, Status> {
+    ) -> Result<Option<Reservation>, Status> {
+        if !is_service(resource) {
+            return Ok(None);
+        }
         let allocator = &self.services;
         let mut reservation = Reservation {
-            allocator,
+            api: self.clone(),
+            holder: Holder::of(object),
             taken: Taken::default(),
             freed: Taken::default(),
         };
-        if !is_service(resource) {
-            return Ok(reservation);
-        }
         let before = old.map(held).unwrap_or_default();
         let mut errors = ErrorList::new();
         allocator.settle_families(object, &mut errors);
         if errors.is_empty() {
-            allocator.take(object, &before, &mut reservation.taken, &mut errors, dry_run);
+            reservation
+                .take_addresses(object, &before, &mut errors, dry_run)
+                .await?;
+        }
+        if errors.is_empty() {
+            let (mut pool, spec) = (allocator.pool.lock(), &mut object["spec"]);
+            take_ports(
+                &mut pool,
+                spec,
+                &before,
+                &mut reservation.taken,
+                &mut errors,
+                dry_run,
+            );
         }
         if !errors.is_empty() {
             let name = api::meta::name(object).to_owned();
@@ -144,7 +178,19 @@ impl Api {
             let gone = |port: &&PortUse| !after.ports.contains(port);
             reservation.freed.ports = before.ports.iter().filter(gone).copied().collect();
         }
-        Ok(reservation)
+        Ok(Some(reservation))
+    }
+
+    /// Gives back what a deleted object had.
+    pub(crate) async fn release(self: &Arc<Self>, resource: &Resource, object: &Value) {
+        if !is_service(resource) {
+            return;
+        }
+        let (held, holder) = (held(object), Holder::of(object));
+        self.services.pool.lock().release(&held.ports);
+        for address in held.addresses {
+            addresses::release(self, address, &holder).await;
+        }
     }
 
     /// Carries over what an update leaves out but the Service keeps: its addresses, families and node ports.
@@ -354,72 +400,80 @@ impl ServiceAllocator {
             spec.insert("clusterIPs".to_owned(), addresses.into());
         }
     }
+}
 
-    /// Takes what the Service asks for or lacks. In a dry run nothing is taken, and nothing unasked is filled in.
-    fn take(
-        &self,
+impl Reservation {
+    /// Takes the addresses that the Service asks for or lacks. In a dry run nothing is taken, and nothing unasked is
+    /// filled in.
+    async fn take_addresses(
+        &mut self,
         service: &mut Value,
         before: &Taken,
-        taken: &mut Taken,
         errors: &mut ErrorList,
         dry_run: bool,
-    ) {
-        let mut pool = self.pool.lock();
+    ) -> Result<(), Status> {
         let spec = &mut service["spec"];
-        let wants_address = spec["type"] != "ExternalName" && spec["clusterIP"] != "None";
-        if wants_address {
-            let texts = |value: &Value| -> Vec<String> {
-                let list = value.as_array().into_iter().flatten();
-                list.filter_map(Value::as_str).map(str::to_owned).collect()
+        if spec["type"] == "ExternalName" {
+            return Ok(());
+        }
+        if spec["clusterIP"] == "None" {
+            spec["clusterIPs"] = json!(["None"]);
+            return Ok(());
+        }
+        let texts = |value: &Value| -> Vec<String> {
+            let list = value.as_array().into_iter().flatten();
+            list.filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let families = texts(&spec["ipFamilies"]);
+        let mut addresses = texts(&spec["clusterIPs"]);
+        let requested = json!(addresses);
+        addresses.truncate(families.len());
+        let ranges = addresses::ready_ranges(&self.api.cache);
+        for (at, family) in families.iter().enumerate() {
+            let asked = addresses.get(at).and_then(|text| text.parse::<IpAddr>().ok());
+            let result = match asked {
+                Some(address) if before.addresses.contains(&address) => continue,
+                Some(address) => {
+                    let taken = addresses::take(&self.api, &ranges, address, &self.holder, dry_run).await?;
+                    taken.map(|()| address)
+                }
+                None if dry_run => continue,
+                None => {
+                    let of_family = |range: &&IpRange| family_name(range.is_ipv4()) == family;
+                    let ranges: Vec<IpRange> = ranges.iter().filter(of_family).copied().collect();
+                    addresses::take_any(&self.api, &ranges, &self.holder).await?
+                }
             };
-            let families = texts(&spec["ipFamilies"]);
-            let mut addresses = texts(&spec["clusterIPs"]);
-            let requested = json!(addresses);
-            addresses.truncate(families.len());
-            for (at, family) in families.iter().enumerate() {
-                let Some(range) = self.range_of(family) else {
-                    continue;
-                };
-                let result = match addresses.get(at).and_then(|text| text.parse::<IpAddr>().ok()) {
-                    Some(address) if before.addresses.contains(&address) => continue,
-                    Some(address) => pool.take_address(range, address).map(|()| address),
-                    None => pool.any_address(range),
-                };
-                match result {
-                    Ok(address) => {
-                        taken.addresses.push(address);
-                        if at >= addresses.len() && !dry_run {
-                            addresses.push(address.to_string());
-                        }
+            match result {
+                Ok(address) => {
+                    if !dry_run {
+                        self.taken.addresses.push(address);
                     }
-                    Err(why) => {
-                        let kind = if why.is_full() {
-                            ErrorKind::Internal
-                        } else {
-                            ErrorKind::Invalid
-                        };
-                        let detail = match addresses.get(at) {
-                            Some(address) => format!("failed to allocate IP {address}: {why}"),
-                            None => format!("failed to allocate a serviceIP: {why}"),
-                        };
-                        errors.push(FieldError::new(
-                            kind,
-                            "spec.clusterIPs",
-                            requested.to_string(),
-                            detail,
-                        ));
-                        return;
+                    if asked.is_none() {
+                        addresses.push(address.to_string());
                     }
                 }
+                Err(why) => {
+                    let kind = if why.is_full() {
+                        ErrorKind::Internal
+                    } else {
+                        ErrorKind::Invalid
+                    };
+                    let detail = match addresses.get(at) {
+                        Some(address) => format!("failed to allocate IP {address}: {why}"),
+                        None => format!("failed to allocate a serviceIP: {why}"),
+                    };
+                    let path = "spec.clusterIPs";
+                    errors.push(FieldError::new(kind, path, requested.to_string(), detail));
+                    return Ok(());
+                }
             }
-            if let Some(first) = addresses.first() {
-                spec["clusterIP"] = first.clone().into();
-                spec["clusterIPs"] = addresses.into();
-            }
-        } else if spec["clusterIP"] == "None" {
-            spec["clusterIPs"] = json!(["None"]);
         }
-        take_ports(&mut pool, spec, before, taken, errors, dry_run);
+        if let Some(first) = addresses.first() {
+            spec["clusterIP"] = first.clone().into();
+            spec["clusterIPs"] = addresses.into();
+        }
+        Ok(())
     }
 }
 

@@ -158,7 +158,7 @@ pub(super) static NETWORK_POLICY: Kind = Kind::namespaced("io.k8s.api.networking
     });
 
 /// IPAddresses.
-pub(super) static IP_ADDRESS: Kind = Kind::cluster("io.k8s.api.networking.v1.IPAddress").selectable(|obj| {
+pub(super) static IP_ADDRESS: Kind = Kind::cluster("io.k8s.api.networking.v1.IPAddress").name(NameRule::PathSegment).selectable(|obj| {
     let group = text(obj, "/spec/parentRef/group").to_string();
     let resource = text(obj, "/spec/parentRef/resource").to_string();
     vec![

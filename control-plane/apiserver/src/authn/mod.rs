@@ -57,8 +57,4 @@ impl UserInfo {
     pub(crate) fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|member| member == group)
     }
-
-    pub(crate) fn is_anonymous(&self) -> bool {
-        self.in_group(ALL_UNAUTHENTICATED)
-    }
 }

@@ -88,7 +88,9 @@ pub(super) async fn create_object(
             meta::name(&object),
         ));
     }
-    let reservation = api.reserve(&resource, &mut object, None, dry_run)?;
+    // Addresses are held in the object's name: under another generated name they are taken anew.
+    let unreserved = (generated && resource.plural == "services").then(|| object.clone());
+    let mut reservation = api.reserve(&resource, &mut object, None, dry_run).await?;
     context.warnings.extend(resource.strategy.warnings(&object));
 
     for attempt in 1.. {
@@ -110,7 +112,13 @@ pub(super) async fn create_object(
                 break;
             }
             Err(store::Error::AlreadyExists { .. }) if generated && attempt < GENERATE_ATTEMPTS => {
+                if let Some(unreserved) = &unreserved {
+                    object = unreserved.clone();
+                }
                 rename(&mut object);
+                if unreserved.is_some() {
+                    reservation = api.reserve(&resource, &mut object, None, dry_run).await?;
+                }
             }
             Err(store::Error::AlreadyExists { .. }) => {
                 let name = meta::name(&object);
@@ -122,7 +130,9 @@ pub(super) async fn create_object(
             Err(error) => return Err(store_error(&error)),
         }
     }
-    reservation.keep();
+    if let Some(reservation) = reservation {
+        reservation.keep().await;
+    }
     Ok(object)
 }
 

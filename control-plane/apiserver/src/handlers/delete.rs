@@ -189,6 +189,11 @@ impl DeleteOptions {
             .try_fold(false, |_, value| dry_run(value))
     }
 
+    /// For requests that can say so elsewhere too.
+    pub(super) fn set_dry_run(&mut self, dry_run: bool) {
+        self.dry_run = dry_run.then(|| vec!["All".to_owned()]);
+    }
+
     /// Which of the garbage collector's finalizers the object shall have, if any.
     fn collector_finalizer(&self, object: &Value, orphans_by_default: bool) -> Option<&'static str> {
         match (self.orphan_dependents, self.propagation_policy.as_deref()) {
@@ -235,7 +240,7 @@ pub(super) async fn delete_object(context: &mut Context, options: &DeleteOptions
         if gone {
             if let Some(revision) = remove(context, &current).await? {
                 let mut object = old;
-                deleted(context, &object);
+                deleted(context, &object).await;
                 set_resource_version(&mut object, revision);
                 return Ok(Outcome { object, gone: true });
             }

@@ -39,13 +39,14 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
             "name in URL does not match name in Eviction object",
         ));
     }
-    let options: DeleteOptions = serde_json::from_value(match &eviction["deleteOptions"] {
+    let mut options: DeleteOptions = serde_json::from_value(match &eviction["deleteOptions"] {
         Value::Null => json!({}),
         options => options.clone(),
     })
     .map_err(|error| status::bad_request(error.to_string()))?;
     options.check()?;
     let dry_run = context.dry_run()? || options.dry_run()?;
+    options.set_dry_run(dry_run);
 
     let pod = context.current().await?.value();
     if !may_go_at_once(&pod) {

@@ -87,7 +87,12 @@ pub(super) async fn list(context: &Context) -> Result<HttpResponse, Status> {
 /// Reads the selectors and the namespace of a list, a watch or a deletion of a collection.
 pub(super) fn filter(context: &Context) -> Result<Filter, Status> {
     let labels = LabelSelector::parse(context.query("labelSelector"))?;
-    let fields = FieldSelector::parse(context.query("fieldSelector"))?;
+    let mut fields = context.query("fieldSelector").to_owned();
+    if context.info.verb == "watch" && context.info.named_in_path {
+        // The old form, /api/v1/watch/namespaces/x/pods/y.
+        fields = format!("metadata.name={},{fields}", context.info.name);
+    }
+    let fields = FieldSelector::parse(&fields)?;
     for requirement in fields.requirements() {
         let field = requirement.field.as_str();
         let common = field == "metadata.name" || field == "metadata.namespace";

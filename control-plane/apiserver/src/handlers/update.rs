@@ -131,7 +131,7 @@ pub(super) async fn change(
         }
         let main = context.info.subresource.is_empty();
         let reservation = match main {
-            true => Some(api.reserve(&resource, &mut new, Some(&old), dry_run)?),
+            true => api.reserve(&resource, &mut new, Some(&old), dry_run).await?,
             false => None,
         };
         if main {
@@ -149,7 +149,7 @@ pub(super) async fn change(
         let written = if is_done(&new) {
             let removed = remove(context, &current).await?;
             if removed.is_some() {
-                deleted(context, &new);
+                deleted(context, &new).await;
             }
             removed
         } else {
@@ -157,7 +157,7 @@ pub(super) async fn change(
         };
         if written.is_some() {
             if let Some(reservation) = reservation {
-                reservation.keep();
+                reservation.keep().await;
             }
             return Ok(new);
         }

@@ -1,6 +1,10 @@
 //! A watch: the stream of changes, with bookmarks, until its time is over.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use api::{
     registry::Resource,
@@ -13,16 +17,17 @@ use http::StatusCode;
 use rand::RngExt;
 use serde_json::{Value, json};
 use store::Revision;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::{Instant, Sleep};
 
 use super::list::filter;
 use crate::{
     body::{Body, BoxError},
-    context::{Context, cache_error, invalid_option, now, parse_revision, store_error},
+    context::{Context, cache_error, invalid_option, now, parse_revision},
+    metrics::LongRunning,
     negotiation::{Encoding, Form, Output},
     protobuf::encode,
     respond::{HttpResponse, is_stored_version, meta_type, protobuf_object, response},
-    watch_cache::{Change, Event, Since, Watch, WatchCache, convert_to, frame},
+    watch_cache::{self, Change, Event, ResourceCache, Since, Watch, WatchCache, convert_to, frame},
 };
 
 /// How often a watch that asked for bookmarks gets one.
@@ -31,6 +36,9 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Without `timeoutSeconds` a watch lasts between this and twice this.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Frames that wait together are sent together, up to this size.
+const BATCH_BYTES: usize = 32 * 1024;
 
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -60,107 +68,170 @@ pub(super) async fn watch(context: &Context) -> Result<HttpResponse, Status> {
         output: context.output,
         columns_sent: false,
     };
-    let plan = StreamPlan {
-        bookmarks,
-        initial_events_end: initial == Some(true) && bookmarks,
-        until: Instant::now() + timeout(context)?,
-    };
+    let until = Instant::now() + timeout(context)?;
     let content_type = context.output.stream_content_type();
     let watch = match Watch::start(cache, &cached, filter, since).await {
         Ok(watch) => watch,
         Err(error) => {
             // The stream itself says so: clients expect 200 and an ERROR event.
-            let body = writer.error(&expired(cache_error(error), revision));
+            let body = writer.error(&too_old(error));
             return Ok(response(StatusCode::OK, content_type, body));
         }
     };
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(run(watch, cache.clone(), writer, plan, sender));
-    let frames = futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver
-            .recv()
-            .await
-            .map(|frame| (Ok::<Bytes, BoxError>(frame), receiver))
+    let frames = Frames {
+        watch,
+        cache: cache.clone(),
+        cached,
+        writer,
+        bookmarks: bookmarks.then(|| Bookmarks::new(until)),
+        initial_events_end: initial == Some(true) && bookmarks,
+        until,
+        timer: Box::pin(tokio::time::sleep_until(until)),
+        sent: 0,
+        ended: false,
+        _running: context.long_running.clone(),
+    };
+    let frames = futures::stream::unfold(frames, |mut frames| async move {
+        let bytes = frames.next().await?;
+        Some((Ok::<Bytes, BoxError>(bytes), frames))
     });
     Ok(response(StatusCode::OK, content_type, Body::stream(frames)))
 }
 
-struct StreamPlan {
-    bookmarks: bool,
-    initial_events_end: bool,
-    until: Instant,
+/// When the next bookmark is due.
+struct Bookmarks {
+    next: Instant,
+    /// Shortly before the end of the watch there is one more.
+    last: Option<Instant>,
 }
 
-/// Writes the frames of one watch until its time is over, its client goes, or it is cut off.
-async fn run(
-    mut watch: Watch,
+impl Bookmarks {
+    fn new(until: Instant) -> Self {
+        Bookmarks {
+            next: Instant::now() + BOOKMARK_INTERVAL,
+            last: Some(until - BOOKMARK_BEFORE_END),
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.last.map_or(self.next, |last| last.min(self.next))
+    }
+
+    fn sent(&mut self, now: Instant) {
+        self.last = self.last.filter(|last| *last > now);
+        self.next = now + BOOKMARK_INTERVAL;
+    }
+}
+
+/// The frames of one watch. They are made when the connection has room for them, so a client that does not read costs
+/// what waits in its [`Watch`], and no more.
+struct Frames {
+    watch: Watch,
     cache: Arc<WatchCache>,
-    mut writer: FrameWriter,
-    plan: StreamPlan,
-    sender: mpsc::Sender<Bytes>,
-) {
-    let mut sent: Revision = 0;
-    while let Some(object) = watch.next_initial() {
-        sent = sent.max(object.revision);
-        let bytes = writer.object("ADDED", &object.body);
-        if sender.send(bytes).await.is_err() {
-            return;
+    cached: Arc<ResourceCache>,
+    writer: FrameWriter,
+    bookmarks: Option<Bookmarks>,
+    /// The bookmark that ends the initial events is still to come.
+    initial_events_end: bool,
+    until: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// The newest revision that the client knows of.
+    sent: Revision,
+    ended: bool,
+    _running: Option<Arc<LongRunning>>,
+}
+
+impl Frames {
+    /// The next frames; `None` when the watch's time is over or it was cut off.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
         }
-    }
-    if plan.initial_events_end {
-        sent = sent.max(watch.synced_at);
-        if sender.send(writer.bookmark(sent, true)).await.is_err() {
-            return;
+        if let Some(frames) = self.initial() {
+            return Some(frames);
         }
-    }
-    let mut next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
-    let mut last_bookmark_due = plan.bookmarks;
-    loop {
-        let final_bookmark = plan.until - BOOKMARK_BEFORE_END;
-        let wake = match plan.bookmarks {
-            true if last_bookmark_due => next_bookmark.min(final_bookmark),
-            true | false => plan.until,
-        };
-        tokio::select! {
-            item = watch.next() => match item {
-                Ok(Some((change, event))) => {
-                    sent = event.revision;
-                    if sender.send(writer.event(change, &event)).await.is_err() {
-                        return;
+        if std::mem::take(&mut self.initial_events_end) {
+            self.sent = self.sent.max(self.watch.synced_at);
+            return Some(self.writer.bookmark(self.sent, true));
+        }
+        loop {
+            let wake = self.bookmarks.as_ref().map_or(self.until, Bookmarks::due);
+            let wake = wake.min(self.until);
+            if self.timer.deadline() != wake {
+                self.timer.as_mut().reset(wake);
+            }
+            tokio::select! {
+                item = self.watch.next() => return match item {
+                    Ok(item) => item.map(|item| self.events(item)),
+                    Err(error) => {
+                        self.ended = true;
+                        Some(self.writer.error(&too_old(watch_cache::Error::Store(error))))
                     }
-                }
-                Ok(None) => return,
-                Err(error) => {
-                    let _ = sender.send(writer.error(&expired(store_error(&error), None))).await;
-                    return;
-                }
-            },
-            () = sender.closed() => return,
-            () = tokio::time::sleep_until(wake) => {
-                let now = Instant::now();
-                if now >= plan.until {
-                    return;
-                }
-                if now >= final_bookmark {
-                    last_bookmark_due = false;
-                }
-                next_bookmark = now + BOOKMARK_INTERVAL;
-                // Whatever progress says by now already waits in the watch: tell it before the bookmark.
-                let progress = cache.progress();
-                while let Some((change, event)) = watch.try_next() {
-                    sent = event.revision;
-                    if sender.send(writer.event(change, &event)).await.is_err() {
-                        return;
-                    }
-                }
-                if watch.is_live() {
-                    sent = sent.max(progress);
-                    if sender.send(writer.bookmark(sent, false)).await.is_err() {
-                        return;
-                    }
-                }
+                },
+                () = self.timer.as_mut() => {}
+            }
+            let now = Instant::now();
+            if now >= self.until {
+                return None;
+            }
+            if let Some(frames) = self.bookmark(now) {
+                return Some(frames);
             }
         }
+    }
+
+    /// Objects of the initial state, as many as fill a batch.
+    fn initial(&mut self) -> Option<Bytes> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_BYTES
+            && let Some(object) = self.watch.next_initial()
+        {
+            self.sent = self.sent.max(object.revision);
+            self.cached.counters().initial.fetch_add(1, Ordering::Relaxed);
+            batch.extend_from_slice(&self.writer.object("ADDED", &object.body));
+        }
+        (!batch.is_empty()).then(|| batch.into())
+    }
+
+    /// A change, with those that wait already behind it. A single one, the usual case, is not copied.
+    fn events(&mut self, first: watch_cache::Item) -> Bytes {
+        let frame = self.event(first);
+        let Some(second) = self.watch.try_next() else {
+            return frame;
+        };
+        let mut batch = frame.to_vec();
+        let mut next = Some(second);
+        while let Some(item) = next {
+            batch.extend_from_slice(&self.event(item));
+            next = if batch.len() < BATCH_BYTES {
+                self.watch.try_next()
+            } else {
+                None
+            };
+        }
+        batch.into()
+    }
+
+    fn event(&mut self, (change, event): watch_cache::Item) -> Bytes {
+        self.sent = event.revision;
+        self.cached.counters().sent.fetch_add(1, Ordering::Relaxed);
+        self.writer.event(change, &event)
+    }
+
+    /// A bookmark behind everything that happened before it.
+    fn bookmark(&mut self, now: Instant) -> Option<Bytes> {
+        self.bookmarks.as_mut()?.sent(now);
+        // Whatever progress says by now already waits in the watch: it is told first.
+        let progress = self.cache.progress();
+        let mut frames = Vec::new();
+        while let Some(item) = self.watch.try_next() {
+            frames.extend_from_slice(&self.event(item));
+        }
+        if self.watch.is_live() {
+            self.sent = self.sent.max(progress);
+            frames.extend_from_slice(&self.writer.bookmark(self.sent, false));
+        }
+        (!frames.is_empty()).then(|| frames.into())
     }
 }
 
@@ -259,15 +330,17 @@ impl FrameWriter {
     }
 }
 
-/// A watch that starts before the oldest kept revision is told so in the watch's own words.
-fn expired(status: Status, revision: Option<Revision>) -> Status {
-    if status.code != 410 {
-        return status;
+/// What a watch says when it cannot start where it was asked to, or cannot go on.
+fn too_old(error: watch_cache::Error) -> Status {
+    match error {
+        watch_cache::Error::Store(store::Error::Compacted { requested, compacted }) => {
+            status::expired(format!("too old resource version: {requested} ({compacted})"))
+        }
+        watch_cache::Error::Store(store::Error::WatchOverflow { .. }) => {
+            status::expired("The resourceVersion for the provided watch is too old.")
+        }
+        other => cache_error(other),
     }
-    status::expired(format!(
-        "too old resource version: {}",
-        revision.unwrap_or_default()
-    ))
 }
 
 /// `sendInitialEvents`, with the rules that go with it.

@@ -22,6 +22,8 @@ use crate::{
 
 /// How long an Event is kept.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
+/// No object is larger, whichever store holds it: etcd's limit, so that data can move from one to the other.
+const OBJECT_BYTES_MAX: usize = 1536 * 1024;
 /// How often a change is tried again when others change the object too.
 const MODIFY_ATTEMPTS: usize = 30;
 
@@ -90,10 +92,16 @@ pub(crate) fn random_suffix() -> String {
 pub(super) fn encode_for_store(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
     let mut stored = convert_from(resource, object.clone())?;
     meta::metadata_mut(&mut stored).remove("resourceVersion");
-    match stored.as_object() {
-        Some(object) => Ok(encode(object)),
-        None => Err(status::internal_error("the object is not an object")),
+    let encoded = match stored.as_object() {
+        Some(object) => encode(object),
+        None => return Err(status::internal_error("the object is not an object")),
+    };
+    if encoded.len() > OBJECT_BYTES_MAX {
+        return Err(status::request_entity_too_large(format!(
+            "limit is {OBJECT_BYTES_MAX}"
+        )));
     }
+    Ok(encoded)
 }
 
 /// How long the store keeps an object of this resource; `None` means until it is deleted.
@@ -138,10 +146,8 @@ pub(super) async fn remove(context: &Context, current: &Object) -> Result<Option
 }
 
 /// Gives back what an object had that is gone.
-pub(super) fn deleted(context: &Context, object: &Value) {
-    if context.resource.plural == "services" && context.resource.group.is_empty() {
-        context.api.services.release(object);
-    }
+pub(super) async fn deleted(context: &Context, object: &Value) {
+    context.api.release(&context.resource, object).await;
 }
 
 /// Changes an object that the path names by the rules of a subresource alone, without admission or validation.

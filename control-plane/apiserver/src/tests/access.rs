@@ -41,11 +41,15 @@ async fn nothing_is_allowed_by_default() {
     let anonymous = || UserInfo::anonymous();
     assert_eq!(fixture.call_as(anonymous(), "GET", "/version", None).await.0, 200);
     assert_eq!(fixture.call_as(anonymous(), "GET", "/readyz", None).await.0, 200);
+    let (code, status) = fixture.call_as(anonymous(), "GET", "/api/v1/pods", None).await;
     assert_eq!(
-        fixture.call_as(anonymous(), "GET", "/api/v1/pods", None).await.0,
-        401
+        (code, status["message"].as_str().unwrap()),
+        (
+            403,
+            "pods is forbidden: User \"system:anonymous\" cannot list resource \"pods\" in API group \"\" at the cluster scope"
+        )
     );
-    assert_eq!(fixture.call_as(anonymous(), "GET", "/api", None).await.0, 401);
+    assert_eq!(fixture.call_as(anonymous(), "GET", "/api", None).await.0, 403);
 }
 
 #[tokio::test]

@@ -3,35 +3,13 @@
 use std::io::Read;
 
 use api::{registry::Registry, schema::TypeRef};
-use bytes::Bytes;
-use http::{HeaderMap, Request};
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::{Fixture, config_map};
-use crate::{UserInfo, protobuf};
+use crate::protobuf;
 
 const PATH: &str = "/api/v1/namespaces/kube-public/configmaps";
 const PROTOBUF_FIRST: &str = "application/vnd.kubernetes.protobuf, application/json";
-
-async fn ask(
-    fixture: &Fixture,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: Vec<u8>,
-) -> (u16, HeaderMap, Bytes) {
-    let mut request = Request::builder().method(method).uri(path);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(kube::client::Body::from(body)).unwrap();
-    let client = fixture.server.client(UserInfo::new("admin", &["system:masters"]));
-    let response = client.send(request).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let bytes = body.collect().await.unwrap().to_bytes();
-    (parts.status.as_u16(), parts.headers, bytes)
-}
 
 fn schema(kind: &str) -> TypeRef {
     let resources = Registry::builtin();
@@ -52,25 +30,25 @@ async fn an_object_is_written_read_and_deleted_in_protobuf() {
         ("accept", PROTOBUF_FIRST),
         ("content-type", "application/vnd.kubernetes.protobuf"),
     ];
-    let (code, answered, body) = ask(&fixture, "POST", PATH, &headers, sent).await;
+    let (code, answered, body) = fixture.ask("POST", PATH, &headers, sent).await;
     assert_eq!(code, 201);
     assert_eq!(answered["content-type"], "application/vnd.kubernetes.protobuf");
     let created = decode(&body, schema("ConfigMap"));
     assert_eq!(created["data"], json!({"key": "1"}));
 
     let path = format!("{PATH}/a");
-    let (_, _, body) = ask(&fixture, "GET", &path, &headers[..1], Vec::new()).await;
+    let (_, _, body) = fixture.ask("GET", &path, &headers[..1], Vec::new()).await;
     assert_eq!(
         decode(&body, schema("ConfigMap")),
         fixture.ok("GET", &path, None).await
     );
-    let (code, _, body) = ask(&fixture, "DELETE", &path, &headers[..1], Vec::new()).await;
+    let (code, _, body) = fixture.ask("DELETE", &path, &headers[..1], Vec::new()).await;
     assert_eq!(code, 200);
     assert_eq!(
         decode(&body, crate::respond::meta_type("Status").unwrap())["status"],
         "Success"
     );
-    let (code, answered, body) = ask(&fixture, "GET", &path, &headers[..1], Vec::new()).await;
+    let (code, answered, body) = fixture.ask("GET", &path, &headers[..1], Vec::new()).await;
     assert_eq!(code, 404);
     assert_eq!(answered["content-type"], "application/vnd.kubernetes.protobuf");
     let status = decode(&body, crate::respond::meta_type("Status").unwrap());
@@ -133,7 +111,7 @@ async fn lists_in_protobuf() {
         // The second time the lengths are known already.
         for _ in 0..2 {
             let path = format!("{PATH}?limit=2");
-            let (code, headers, body) = ask(&fixture, "GET", &path, &[("accept", accept)], Vec::new()).await;
+            let (code, headers, body) = fixture.ask("GET", &path, &[("accept", accept)], Vec::new()).await;
             assert_eq!(code, 200);
             assert_eq!(headers["content-type"], "application/vnd.kubernetes.protobuf");
             let raw = field(body.strip_prefix(b"k8s\0").unwrap(), 2);
@@ -162,7 +140,7 @@ async fn a_watch_in_protobuf() {
         "accept",
         "application/vnd.kubernetes.protobuf;stream=watch,application/json",
     )];
-    let (code, answered, body) = ask(&fixture, "GET", &path, &headers, Vec::new()).await;
+    let (code, answered, body) = fixture.ask("GET", &path, &headers, Vec::new()).await;
     assert_eq!(code, 200);
     assert_eq!(
         answered["content-type"],
@@ -203,10 +181,10 @@ async fn large_answers_are_compressed_for_those_who_read_it() {
         "application/vnd.kubernetes.protobuf",
         "application/yaml",
     ] {
-        let plain = ask(&fixture, "GET", PATH, &[("accept", accept)], Vec::new()).await;
+        let plain = fixture.ask("GET", PATH, &[("accept", accept)], Vec::new()).await;
         assert!(!plain.1.contains_key("content-encoding"));
         let headers = [("accept", accept), ("accept-encoding", "deflate, gzip;q=1.0")];
-        let (_, answered, body) = ask(&fixture, "GET", PATH, &headers, Vec::new()).await;
+        let (_, answered, body) = fixture.ask("GET", PATH, &headers, Vec::new()).await;
         let large = plain.2.len() > 128 * 1024;
         assert_eq!(large, !accept.contains("Partial"), "{accept}");
         assert_eq!(answered.contains_key("content-encoding"), large, "{accept}");
@@ -223,7 +201,7 @@ async fn large_answers_are_compressed_for_those_who_read_it() {
     }
     let headers = [("accept-encoding", "gzip")];
     let path = format!("{PATH}?watch=1&timeoutSeconds=1");
-    let (_, answered, body) = ask(&fixture, "GET", &path, &headers, Vec::new()).await;
+    let (_, answered, body) = fixture.ask("GET", &path, &headers, Vec::new()).await;
     assert!(!answered.contains_key("content-encoding") && body.len() > 128 * 1024);
 }
 
@@ -235,17 +213,17 @@ async fn tables_and_metadata_are_written_item_by_item() {
     }
     for (form, items) in [("Table", "rows"), ("PartialObjectMetadataList", "items")] {
         let accept = format!("application/json;as={form};g=meta.k8s.io;v=v1");
-        let (_, _, body) = ask(&fixture, "GET", PATH, &[("accept", &accept)], Vec::new()).await;
+        let (_, _, body) = fixture.ask("GET", PATH, &[("accept", &accept)], Vec::new()).await;
         let list: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(list["kind"], form);
-        let (_, _, body) = ask(
-            &fixture,
-            "GET",
-            &format!("{PATH}?pretty=1"),
-            &[("accept", &accept)],
-            Vec::new(),
-        )
-        .await;
+        let (_, _, body) = fixture
+            .ask(
+                "GET",
+                &format!("{PATH}?pretty=1"),
+                &[("accept", &accept)],
+                Vec::new(),
+            )
+            .await;
         let whole: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(list[items].as_array().unwrap().len(), 2);
         assert_eq!(list, whole);

@@ -1,61 +1,103 @@
 //! The whole request path in process: the real store in a directory of its own, the real pipeline, a client without a socket.
 
 mod access;
+mod addresses;
 mod apply;
 mod deletion;
 mod documents;
 mod encodings;
+mod expiry;
+mod http_rules;
 mod lists;
 mod objects;
 mod recorded;
 mod services;
+mod sockets;
 mod watches;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use http::{Method, Request, header};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, header};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use store::{Embedded, EmbeddedOptions};
+use store::{Embedded, EmbeddedOptions, Store};
 
 use crate::{Config, Server, UserInfo};
 
 /// A server, with the directory that holds its store.
 pub(super) struct Fixture {
     pub(super) server: Server,
+    pub(super) store: Arc<Embedded>,
     directory: tempfile::TempDir,
 }
 
 impl Fixture {
     pub(super) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let server = start(directory.path()).await;
-        Fixture { server, directory }
+        let store = Arc::new(Embedded::open(EmbeddedOptions::new(directory.path())).unwrap());
+        let server = Server::new(config(directory.path()), store.clone())
+            .await
+            .unwrap();
+        Fixture {
+            server,
+            store,
+            directory,
+        }
     }
 
     /// Ends the server and starts another one on what it left.
     pub(super) async fn restart(self) -> Self {
-        let Fixture { server, directory } = self;
-        drop(server);
+        let Fixture {
+            server,
+            store,
+            directory,
+        } = self;
+        drop((server, store));
         // The old store is closed when the last task of the old server has seen that; only then the file is free.
-        let mut server = None;
+        let mut opened = None;
         for _ in 0..200 {
             match Embedded::open(EmbeddedOptions::new(directory.path())) {
                 Ok(store) => {
-                    server = Some(
-                        Server::new(config(directory.path()), Arc::new(store))
-                            .await
-                            .unwrap(),
-                    );
+                    opened = Some(Arc::new(store));
                     break;
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
+        let store = opened.expect("the store was not released");
+        let server = Server::new(config(directory.path()), store.clone())
+            .await
+            .unwrap();
         Fixture {
-            server: server.expect("the store was not released"),
+            server,
+            store,
             directory,
         }
+    }
+
+    /// Sends any request as `system:masters`; returns the code, the headers and the body.
+    pub(super) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Vec<u8>>,
+    ) -> (u16, HeaderMap, Bytes) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(kube::client::Body::from(body.into())).unwrap();
+        let client = self.server.client(UserInfo::new("admin", &["system:masters"]));
+        let (parts, body) = client.send(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        (parts.status.as_u16(), parts.headers, bytes)
+    }
+
+    /// The store's newest revision.
+    pub(super) async fn revision(&self) -> u64 {
+        self.store.current_revision().await.unwrap()
     }
 
     /// Sends a request as `system:masters`; returns the status code and the JSON answer.
@@ -186,7 +228,7 @@ pub(super) fn pod(name: &str) -> Value {
     })
 }
 
-fn config(directory: &Path) -> Config {
+pub(super) fn config(directory: &Path) -> Config {
     let key = directory.join("service-account.key");
     if !key.exists() {
         use base64::{Engine, engine::general_purpose::STANDARD};
@@ -209,9 +251,4 @@ fn config(directory: &Path) -> Config {
         advertise_address: Some("172.31.0.1".parse().unwrap()),
         ..Config::default()
     }
-}
-
-async fn start(directory: &Path) -> Server {
-    let store = Embedded::open(EmbeddedOptions::new(directory)).unwrap();
-    Server::new(config(directory), Arc::new(store)).await.unwrap()
 }

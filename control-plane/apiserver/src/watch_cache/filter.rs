@@ -45,6 +45,13 @@ impl Filter {
         !self.labels.is_empty() || !self.fields.is_empty()
     }
 
+    /// The name that an object must have, if the selector says so.
+    pub(super) fn name(&self) -> Option<&str> {
+        let requirements = self.fields.requirements().iter();
+        let mut names = requirements.filter(|one| one.field == "metadata.name" && one.equal);
+        names.next().map(|one| one.value.as_str())
+    }
+
     pub(crate) fn matches(&self, object: &Object) -> bool {
         (self.namespace.is_empty() || self.namespace == object.namespace())
             && labels_match(&self.labels, |key| object.label(key))

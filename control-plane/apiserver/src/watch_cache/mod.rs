@@ -9,14 +9,15 @@
 
 mod filter;
 mod object;
+mod objects;
 mod watcher;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     ops::Bound,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,15 +25,16 @@ use std::{
 use api::registry::{Registry, Resource, Verb};
 use bytes::Bytes;
 use futures::StreamExt;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use store::{ListOptions, Revision, WatchStream};
 use tokio::sync::{mpsc, watch};
 
+use self::objects::Objects;
 pub(crate) use self::{
     filter::{Change, Filter},
     object::{Object, convert_from, convert_to, encode, set_resource_version, without_type},
-    watcher::{Since, Watch},
+    watcher::{Item, Since, Watch},
 };
 use crate::{
     negotiation::Encoding,
@@ -52,6 +54,7 @@ pub(crate) struct WatchCache {
     resources: HashMap<Arc<str>, Arc<ResourceCache>>,
     progress: watch::Sender<Revision>,
     ready: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// The cached objects of one storage prefix.
@@ -59,15 +62,40 @@ pub(crate) struct ResourceCache {
     pub(crate) prefix: Arc<str>,
     /// The resource in its storage version.
     pub(crate) resource: Arc<Resource>,
+    /// Locked before `state`, and for as long as an event is handed out: reads need not wait for that.
+    watchers: Mutex<Vec<Watcher>>,
     state: RwLock<State>,
+    counters: Counters,
+}
+
+/// What has happened to a resource since the server started.
+#[derive(Default)]
+pub(crate) struct Counters {
+    received: AtomicU64,
+    dispatched: AtomicU64,
+    terminated: AtomicU64,
+    /// Objects sent as the initial state of watches.
+    pub(crate) initial: AtomicU64,
+    /// Events written to watchers.
+    pub(crate) sent: AtomicU64,
+}
+
+/// What `/metrics` tells of a resource.
+pub(crate) struct Counts {
+    pub(crate) objects: u64,
+    pub(crate) watchers: u64,
+    pub(crate) received: u64,
+    pub(crate) dispatched: u64,
+    pub(crate) terminated: u64,
+    pub(crate) initial: u64,
+    pub(crate) sent: u64,
 }
 
 #[derive(Default)]
 struct State {
-    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    objects: Objects,
     /// No event of this prefix is newer than this; the objects are as they stood at any revision from here to now.
     last_change: Revision,
-    watchers: Vec<Watcher>,
 }
 
 /// A watch as the cache sees it.
@@ -155,7 +183,9 @@ impl WatchCache {
                 let cache = ResourceCache {
                     prefix: prefix.clone(),
                     resource: resource.clone(),
+                    watchers: Mutex::default(),
                     state: RwLock::default(),
+                    counters: Counters::default(),
                 };
                 resources.insert(prefix, Arc::new(cache));
             }
@@ -165,6 +195,7 @@ impl WatchCache {
             resources,
             progress: watch::Sender::new(0),
             ready: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -173,9 +204,27 @@ impl WatchCache {
         self.ready.load(Ordering::Acquire)
     }
 
+    /// Ends every watch; those that start later end at once.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        for cached in self.resources.values() {
+            cached.watchers.lock().clear();
+        }
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// The objects below a prefix; `None` when no resource of the registry is stored there.
     pub(crate) fn resource(&self, prefix: &str) -> Option<&Arc<ResourceCache>> {
         self.resources.get(prefix)
+    }
+
+    /// The caches of all resources.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<ResourceCache>> {
+        self.resources.values()
     }
 
     /// The revision up to which every event has been applied.
@@ -247,7 +296,7 @@ impl WatchCache {
 
     /// Reads everything at one revision and replaces what the cache held; watches are ended, their clients come back.
     async fn load(&self) -> Result<Revision, store::Error> {
-        let mut fresh: HashMap<&str, BTreeMap<Arc<str>, Arc<Object>>> = HashMap::new();
+        let mut fresh: HashMap<&str, Objects> = HashMap::new();
         let mut options = ListOptions {
             limit: LOAD_PAGE,
             ..ListOptions::default()
@@ -261,7 +310,7 @@ impl WatchCache {
                 match Object::from_store(&cache.resource, &cache.prefix, item) {
                     Some(object) => {
                         let objects = fresh.entry(&*cache.prefix).or_default();
-                        objects.insert(object.key.clone(), Arc::new(object));
+                        objects.insert(Arc::new(object));
                     }
                     None => tracing::error!(key = %item.key, "stored value is not an object, ignored"),
                 }
@@ -273,10 +322,11 @@ impl WatchCache {
             }
         };
         for cache in self.resources.values() {
+            let mut watchers = cache.watchers.lock();
             let mut state = cache.state.write();
             state.objects = fresh.remove(&*cache.prefix).unwrap_or_default();
             state.last_change = revision;
-            state.watchers.clear();
+            watchers.clear();
         }
         Ok(revision)
     }
@@ -299,51 +349,92 @@ impl ResourceCache {
     /// The objects that match, in key order.
     pub(crate) fn list(&self, filter: &Filter) -> Vec<Arc<Object>> {
         let state = self.state.read();
-        self.below(&state, filter)
-            .filter(|object| filter.matches(object))
-            .cloned()
-            .collect()
+        self.matching(&state, filter, None).cloned().collect()
     }
 
-    /// A page of the matching objects after a key, whether more match, and how many objects of any kind follow.
+    /// A page of the matching objects after a key. (A limit of 0 is none.)
     pub(crate) fn page(&self, filter: &Filter, after: Option<&str>, limit: usize) -> Page {
         let state = self.state.read();
-        let mut page = Page {
-            revision_from: state.last_change,
-            ..Page::default()
-        };
-        let following = self
-            .below(&state, filter)
-            .filter(|object| after.is_none_or(|after| &*object.key > after) && filter.matches(object));
-        for object in following {
-            if limit > 0 && page.objects.len() == limit {
-                page.remaining += 1;
-            } else {
-                page.objects.push(object.clone());
+        let mut matching = self.matching(&state, filter, after);
+        let page = if limit > 0 { limit } else { usize::MAX };
+        let objects: Vec<_> = matching.by_ref().take(page).cloned().collect();
+        let remaining = match objects.last() {
+            _ if limit == 0 => 0,
+            // How many more match, nobody is told; finding out would cost a look at each of them.
+            _ if filter.selects() => usize::from(matching.next().is_some()),
+            Some(last) => {
+                let (_, end) = self.bounds(filter);
+                state
+                    .objects
+                    .count(Bound::Excluded(&*last.key), Bound::Excluded(&*end))
             }
+            None => 0,
+        };
+        Page {
+            objects,
+            remaining: remaining as u64,
+            revision_from: state.last_change,
         }
-        page
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (objects, watchers) = {
+            let objects = self.state.read().objects.len();
+            (objects as u64, self.watchers.lock().len() as u64)
+        };
+        Counts {
+            objects,
+            watchers,
+            received: read(&self.counters.received),
+            dispatched: read(&self.counters.dispatched),
+            terminated: read(&self.counters.terminated),
+            initial: read(&self.counters.initial),
+            sent: read(&self.counters.sent),
+        }
     }
 
     /// Runs over all objects while the cache is locked; for quick look-ups only.
     pub(crate) fn any(&self, predicate: impl FnMut(&&Arc<Object>) -> bool) -> bool {
-        self.state.read().objects.values().find(predicate).is_some()
+        self.state.read().objects.iter().find(predicate).is_some()
     }
 
-    fn below<'a>(
+    /// The objects that match, in key order, from the one after a key on.
+    fn matching<'a>(
         &self,
         state: &'a State,
-        filter: &Filter,
+        filter: &'a Filter,
+        after: Option<&str>,
     ) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
-        let start = match filter.namespace.as_str() {
-            "" => self.prefix.to_string(),
-            namespace => format!("{}{namespace}/", self.prefix),
+        let (start, end) = self.bounds(filter);
+        let start = match after {
+            Some(after) if *after >= *start => Bound::Excluded(after),
+            _ => Bound::Included(&*start),
         };
-        let range = (Bound::Included(start.as_str()), Bound::Unbounded);
-        let range = state.objects.range::<str, _>(range);
-        range
-            .take_while(move |(key, _)| key.starts_with(&start))
-            .map(|(_, object)| object)
+        let range = state.objects.range(start, Bound::Excluded(&*end));
+        range.filter(move |object| filter.matches(object))
+    }
+
+    /// The first key that a filter can mean, and the first one behind them all: a single key when it names one object.
+    fn bounds(&self, filter: &Filter) -> (String, String) {
+        let mut start = self.prefix.to_string();
+        if !filter.namespace.is_empty() {
+            start.push_str(&filter.namespace);
+            start.push('/');
+        }
+        let whole_key = !filter.namespace.is_empty() || !self.resource.namespaced;
+        if let Some(name) = filter.name().filter(|_| whole_key) {
+            start.push_str(name);
+            let end = format!("{start}\0");
+            return (start, end);
+        }
+        // The character after the slash.
+        let end = format!("{}0", &start[..start.len() - 1]);
+        (start, end)
     }
 
     fn apply(&self, event: &store::Event) {
@@ -351,18 +442,33 @@ impl ResourceCache {
             store::Event::Put { current, .. } => Object::from_store(&self.resource, &self.prefix, current),
             store::Event::Delete { .. } => None,
         };
-        let mut state = self.state.write();
+        self.counters.received.fetch_add(1, Ordering::Relaxed);
         let current = decoded.map(Arc::new);
-        let previous = match &current {
-            Some(object) => state.objects.insert(object.key.clone(), object.clone()),
-            None => state.objects.remove(&**event.key()),
+        let mut watchers = self.watchers.lock();
+        let previous = {
+            let mut state = self.state.write();
+            state.last_change = event.revision();
+            match &current {
+                Some(object) => state.objects.insert(object.clone()),
+                None => state.objects.remove(event.key()),
+            }
         };
-        state.last_change = event.revision();
-        if state.watchers.is_empty() || (current.is_none() && previous.is_none()) {
+        if watchers.is_empty() || (current.is_none() && previous.is_none()) {
             return;
         }
         let event = Arc::new(Event::new(event.revision(), current, previous));
-        state.watchers.retain(|watcher| watcher.offer(&event));
+        watchers.retain(|watcher| match watcher.offer(&event) {
+            Offer::Passed => true,
+            Offer::Taken => {
+                self.counters.dispatched.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Offer::TooSlow => {
+                self.counters.terminated.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+            Offer::Gone => false,
+        });
     }
 
     /// An event read from the store's log instead of the live stream.
@@ -383,24 +489,38 @@ impl ResourceCache {
 #[derive(Default)]
 pub(crate) struct Page {
     pub(crate) objects: Vec<Arc<Object>>,
-    /// How many more objects match after this page.
+    /// How many more objects match after this page; with selectors only whether there are any.
     pub(crate) remaining: u64,
     /// The page is what a read at any revision from here on would have seen.
     pub(crate) revision_from: Revision,
 }
 
+/// What became of an event that was offered to a watcher.
+enum Offer {
+    /// It is not for this watcher.
+    Passed,
+    Taken,
+    /// So many events wait already that the watch ends here; its client starts again where it stopped.
+    TooSlow,
+    /// The watch has ended.
+    Gone,
+}
+
 impl Watcher {
-    /// Hands an event over; `false` ends the watch: it has gone, or it is too slow.
-    fn offer(&self, event: &Arc<Event>) -> bool {
+    fn offer(&self, event: &Arc<Event>) -> Offer {
         if self.deliver.is_closed() {
-            return false;
+            return Offer::Gone;
         }
         if event.revision <= self.after {
-            return true;
+            return Offer::Passed;
         }
         match self.filter.classify(event) {
-            Some(change) => self.deliver.try_send((change, event.clone())).is_ok(),
-            None => true,
+            Some(change) => match self.deliver.try_send((change, event.clone())) {
+                Ok(()) => Offer::Taken,
+                Err(mpsc::error::TrySendError::Full(_)) => Offer::TooSlow,
+                Err(mpsc::error::TrySendError::Closed(_)) => Offer::Gone,
+            },
+            None => Offer::Passed,
         }
     }
 }

@@ -49,14 +49,13 @@ impl Watch {
     ) -> Result<Self, Error> {
         let (deliver, live) = mpsc::channel(WATCHER_BUFFER);
         let (initial, missed, synced_at) = {
-            let mut state = resource.state.write();
+            let mut watchers = resource.watchers.lock();
+            let state = resource.state.read();
             // Whatever progress says has been applied; what comes later finds the watcher registered.
             let synced_at = cache.progress().max(state.last_change);
-            let (initial, missed, after) = match since {
+            let (initial, missed, after): (Vec<_>, _, _) = match since {
                 Since::Now => {
-                    let matching = resource
-                        .below(&state, &filter)
-                        .filter(|object| filter.matches(object));
+                    let matching = resource.matching(&state, &filter, None);
                     (matching.cloned().collect(), None, synced_at)
                 }
                 Since::Revision(after) => {
@@ -64,11 +63,13 @@ impl Watch {
                     (Vec::new(), missed, after.max(state.last_change))
                 }
             };
-            state.watchers.push(Watcher {
-                filter: filter.clone(),
-                after,
-                deliver,
-            });
+            if !cache.is_closed() {
+                watchers.push(Watcher {
+                    filter: filter.clone(),
+                    after,
+                    deliver,
+                });
+            }
             (initial, missed, synced_at)
         };
         let past = match missed {
