@@ -4,13 +4,24 @@
 //! generic thing with them, and a kind overrides what differs. A kind's file is named after its resource.
 
 pub(crate) mod access;
+mod admission;
 mod apps;
+mod authorization;
+mod autoscaling;
+mod batch;
 mod builtin;
-mod cluster;
+mod certificates;
 mod core;
+mod extension;
+mod flowcontrol;
 mod kind;
+mod networking;
 pub(crate) mod pod;
+mod rbac;
+mod resource;
+mod scheduling;
 mod service;
+mod storage;
 
 pub use builtin::builtin;
 
@@ -113,9 +124,46 @@ pub trait Strategy: Sync + Send {
         errors
     }
 
-    /// Checks an update of the status subresource.
+    /// Checks what a status update made of the kind's own fields.
+    fn validate_status_fields(&self, new: &Value, old: &Value, errors: &mut ErrorList) {
+        let _ = (new, old, errors);
+    }
+
+    /// Checks an update of the status subresource, metadata included.
     fn validate_status_update(&self, new: &Value, old: &Value) -> ErrorList {
-        meta::validate_object_meta_update(new, old)
+        let mut errors = meta::validate_object_meta_update(new, old);
+        self.validate_status_fields(new, old, &mut errors);
+        errors
+    }
+
+    /// Carries over everything but what an update of a subresource other than `status` may change.
+    fn prepare_for_subresource_update(&self, subresource: &str, new: &mut Value, old: &Value) {
+        let _ = subresource;
+        *new = old.clone();
+    }
+
+    /// Checks what an update of a subresource other than `status` made of the kind's own fields.
+    fn validate_subresource_fields(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        errors: &mut ErrorList,
+    ) {
+        let _ = (subresource, new, old, errors);
+    }
+
+    /// Checks an update of a subresource other than `status`, metadata included.
+    fn validate_subresource_update(&self, subresource: &str, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = meta::validate_object_meta_update(new, old);
+        self.validate_subresource_fields(subresource, new, old, &mut errors);
+        errors
+    }
+
+    /// Fields, as dotted paths, that a write to the main resource (`""`) or to a subresource leaves alone whatever the
+    /// request says: nobody comes to own them by it.
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
+        generic_reset_fields(self.traits(), subresource)
     }
 
     /// Warnings for the creator or updater of the object.
@@ -227,6 +275,41 @@ pub fn generic_prepare_for_status_update(new: &mut Value, old: &Value) {
         }
     }
     *new = next;
+}
+
+/// The default of [`Strategy::reset_fields`].
+pub(crate) fn generic_reset_fields(traits: &Traits, subresource: &str) -> &'static [&'static str] {
+    match subresource {
+        "" if traits.status => &["status"],
+        "status" => &["spec"],
+        _ => &[],
+    }
+}
+
+/// A status update that also leaves alone the metadata that users set.
+pub(crate) fn prepare_for_status_update_alone(new: &mut Value, old: &Value) {
+    generic_prepare_for_status_update(new, old);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        keep_metadata(new, old, field);
+    }
+}
+
+/// The reset fields of kinds with [`prepare_for_status_update_alone`].
+pub(crate) fn reset_metadata_too(traits: &Traits, subresource: &str) -> &'static [&'static str] {
+    match subresource {
+        "status" => &["metadata", "spec"],
+        other => generic_reset_fields(traits, other),
+    }
+}
+
+/// Puts a field of the metadata back to what it was.
+pub(crate) fn keep_metadata(new: &mut Value, old: &Value, field: &str) {
+    let before = meta::metadata(old).and_then(|m| m.get(field)).cloned();
+    let metadata = meta::metadata_mut(new);
+    match before {
+        Some(value) => metadata.insert(field.into(), value),
+        None => metadata.remove(field),
+    };
 }
 
 /// Puts a field back to what it was.

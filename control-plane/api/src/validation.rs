@@ -1,5 +1,6 @@
 //! Field errors and what they turn into.
 
+pub(crate) mod net;
 pub(crate) mod text;
 
 use crate::status::quote;
@@ -81,6 +82,11 @@ impl FieldError {
         FieldError::new(ErrorKind::NotSupported, path, quote(value), detail)
     }
 
+    /// The value breaks a rule and is too long, too secret or too odd to be shown.
+    pub(crate) fn omitted(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        FieldError::new(ErrorKind::Invalid, path, "", detail)
+    }
+
     /// The value occurs twice.
     pub fn duplicate(path: impl Into<String>, value: &Value) -> Self {
         FieldError::new(ErrorKind::Duplicate, path, shown(value), "")
@@ -140,7 +146,7 @@ impl FieldError {
             ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
         );
         let mut out = kind.to_string();
-        if shows_value {
+        if shows_value && !self.bad_value.is_empty() {
             out.push_str(": ");
             out.push_str(&self.bad_value);
         }
@@ -175,6 +181,62 @@ impl ErrorList {
     /// Adds the errors of another list.
     pub fn extend(&mut self, other: ErrorList) {
         self.0.extend(other.0);
+    }
+
+    /// Adds the errors of a part that does not know where it is: `prefix` goes before their paths.
+    pub(crate) fn under(&mut self, prefix: &str, other: ErrorList) {
+        self.0.extend(other.into_iter().map(|mut error| {
+            error.path = format!("{prefix}.{}", error.path);
+            error
+        }));
+    }
+
+    /// The value breaks a rule.
+    pub(crate) fn invalid(
+        &mut self,
+        path: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(FieldError::invalid(path, &value.into(), detail));
+    }
+
+    /// The value is missing.
+    pub(crate) fn required(&mut self, path: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldError::required(path, detail));
+    }
+
+    /// The field may not be set or changed.
+    pub(crate) fn forbidden(&mut self, path: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldError::forbidden(path, detail));
+    }
+
+    /// The value occurs twice.
+    pub(crate) fn duplicate(&mut self, path: impl Into<String>, value: impl Into<Value>) {
+        self.push(FieldError::duplicate(path, &value.into()));
+    }
+
+    /// Adds an error if the list is too long; tells whether it is.
+    pub(crate) fn too_many(&mut self, path: &str, actual: usize, max: usize) -> bool {
+        if actual > max {
+            let items = if max == 1 { "item" } else { "items" };
+            let detail = format!("must have at most {max} {items}");
+            self.push(FieldError::new(
+                ErrorKind::TooMany,
+                path,
+                actual.to_string(),
+                detail,
+            ));
+        }
+        actual > max
+    }
+
+    /// Adds an error if the text is missing; tells whether it is there.
+    pub(crate) fn present(&mut self, path: &str, value: &str) -> bool {
+        if value.is_empty() {
+            self.required(path, "");
+        }
+        !value.is_empty()
     }
 
     /// Adds an error for every problem a grammar of [`text`] found.
@@ -259,23 +321,10 @@ impl IntoIterator for ErrorList {
     }
 }
 
-/// A value as upstream's messages show it: scalars bare, strings quoted, string maps in Go's syntax, the rest as JSON.
+/// A value as upstream's messages show it: as JSON.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "null".into(),
         Value::String(s) => quote(s),
-        Value::Object(map) if !map.is_empty() && map.values().all(Value::is_string) => {
-            let mut entries: Vec<_> = map
-                .iter()
-                .map(|(k, v)| format!("{}:{}", quote(k), quote(v.as_str().unwrap_or(""))))
-                .collect();
-            entries.sort();
-            format!("map[string]string{{{}}}", entries.join(", "))
-        }
-        Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_string) => {
-            let items: Vec<_> = items.iter().map(|i| quote(i.as_str().unwrap_or(""))).collect();
-            format!("[]string{{{}}}", items.join(", "))
-        }
         other => other.to_string(),
     }
 }
@@ -307,7 +356,8 @@ mod tests {
                 .starts_with("Deployment.apps \"d\" is invalid: [spec.replicas")
         );
         assert_eq!(status.details.as_ref().map(|d| d.causes.len()), Some(4));
-        assert_eq!(shown(&json!({"a": "c"})), r#"map[string]string{"a":"c"}"#);
-        assert_eq!(shown(&json!(["Some"])), r#"[]string{"Some"}"#);
+        assert_eq!(shown(&json!({"a": "c"})), r#"{"a":"c"}"#);
+        assert_eq!(shown(&json!(["Some"])), r#"["Some"]"#);
+        assert_eq!(FieldError::omitted("a", "why").message(), "a: Invalid value: why");
     }
 }

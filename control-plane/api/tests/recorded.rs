@@ -102,6 +102,9 @@ const CREATION_DIFFERENCES: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// How the recorder's server begins a map in a message; maps print themselves as JSON since 1.34.
+const MAP_SPELLING: (&str, &str) = ("map[string]string{", "{");
+
 /// Message of row n -> what v1.37 says instead, and why.
 const ERROR_DIFFERENCES: &[(&str, &str, &str)] = &[
     (
@@ -344,7 +347,8 @@ fn errors() {
     let registry = Registry::builtin();
     let mut failures = Vec::new();
     let mut checked = 0;
-    for (request, want) in rows(include_str!("data/errors.jsonl")) {
+    let text = include_str!("data/errors.jsonl").replace(MAP_SPELLING.0, MAP_SPELLING.1);
+    for (request, want) in rows(&text) {
         let path = request["path"].as_str().unwrap_or("");
         let message = want["message"].as_str().unwrap_or("");
         if ELSEWHERE.iter().any(|text| message.contains(text)) {

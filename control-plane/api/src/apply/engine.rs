@@ -18,17 +18,19 @@ const UNKNOWN: &str = "unknown";
 
 /// Metadata that nobody owns.
 static UNTRACKED: LazyLock<FieldSet> = LazyLock::new(|| {
-    let metadata: &[&str] = &[
-        "name",
-        "namespace",
-        "creationTimestamp",
-        "selfLink",
-        "uid",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-    ];
-    FieldSet::of(&["apiVersion", "kind", "metadata"], &[("metadata", metadata)])
+    FieldSet::of(&[
+        "apiVersion",
+        "kind",
+        "metadata",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.creationTimestamp",
+        "metadata.selfLink",
+        "metadata.uid",
+        "metadata.generation",
+        "metadata.managedFields",
+        "metadata.resourceVersion",
+    ])
 });
 
 /// The other versions of a kind: entries name fields as their version has them.
@@ -49,7 +51,7 @@ pub struct Write<'a> {
     pub api_version: &'a str,
     /// The subresource that is written, or empty.
     pub subresource: &'a str,
-    /// Top-level fields that this endpoint leaves alone, whatever the request says.
+    /// Fields, as dotted paths, that this endpoint leaves alone, whatever the request says.
     pub reset: &'a [&'a str],
     /// The time of the write.
     pub now: &'a str,
@@ -112,7 +114,7 @@ impl Write<'_> {
     }
 
     fn reset(&self) -> FieldSet {
-        FieldSet::of(self.reset, &[])
+        FieldSet::of(self.reset)
     }
 
     fn difference(&self, old: &Value, new: &Value) -> Difference {

@@ -168,28 +168,27 @@ impl FieldSet {
         }
     }
 
-    /// A set of fields of the top level, and of one below.
-    pub(super) fn of(top: &[&str], below: &[(&str, &[&str])]) -> FieldSet {
+    /// A set of fields by their dotted paths.
+    pub(super) fn of(paths: &[&str]) -> FieldSet {
         let mut set = FieldSet::default();
-        let member = || Node {
-            member: true,
-            children: FieldSet::default(),
-        };
-        for field in top {
-            set.put(format!("f:{field}"), member());
-        }
-        for (parent, fields) in below {
-            let mut children = FieldSet::default();
-            for field in *fields {
-                children.put(format!("f:{field}"), member());
-            }
-            set.put(
-                format!("f:{parent}"),
-                Node {
+        for path in paths {
+            let mut node = Node {
+                member: true,
+                children: FieldSet::default(),
+            };
+            let mut names = path.rsplit('.').peekable();
+            while let Some(name) = names.next() {
+                let mut parent = FieldSet::default();
+                parent.put(format!("f:{name}"), node);
+                if names.peek().is_none() {
+                    set.add(&parent);
+                    break;
+                }
+                node = Node {
                     member: false,
-                    children,
-                },
-            );
+                    children: parent,
+                };
+            }
         }
         set
     }

@@ -5,6 +5,7 @@ use super::{
     owner_references,
 };
 use crate::status::quote;
+use crate::validation::net::canonical_ip_problem;
 use crate::validation::text::{
     label_1035_problems, label_problems, label_value_problems, path_segment_problems,
     qualified_name_problems, subdomain_problems,
@@ -28,6 +29,10 @@ pub enum NameRule {
     Label1035,
     /// Any path segment (RBAC).
     PathSegment,
+    /// An address in canonical form (IPAddress); names are not generated.
+    Ip,
+    /// Anything (CertificateSigningRequest).
+    Any,
 }
 
 impl NameRule {
@@ -45,6 +50,8 @@ impl NameRule {
             NameRule::Label => label_problems(text),
             NameRule::Label1035 => label_1035_problems(text),
             NameRule::PathSegment => path_segment_problems(text),
+            NameRule::Ip => canonical_ip_problem(text).into_iter().collect(),
+            NameRule::Any => Vec::new(),
         }
     }
 }

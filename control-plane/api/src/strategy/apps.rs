@@ -1,9 +1,9 @@
 //! Deployments, ReplicaSets, ReplicationControllers, DaemonSets, StatefulSets, ControllerRevisions, PodDisruptionBudgets.
 
-use super::access::{Object, child, each, ensure, int, set};
+use super::access::{each, ensure, int, set};
 use super::kind::Kind;
 use super::pod::default::template;
-use super::{ScaleMapping, Traits};
+use super::{ScaleMapping, generic_reset_fields, keep_metadata};
 use crate::meta::{self, NameRule};
 use serde_json::{Value, json};
 
@@ -37,7 +37,11 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
     })
     .prepares_status(|new, old| {
         super::generic_prepare_for_status_update(new, old);
-        keep_labels(new, old);
+        keep_metadata(new, old, "labels");
+    })
+    .resets(|traits, subresource| match subresource {
+        "status" => &["spec", "metadata.labels"],
+        other => generic_reset_fields(traits, other),
     })
     .validates(validate::deployment)
     .validates_update(validate::deployment_update)
@@ -185,113 +189,3 @@ pub(super) static DISRUPTION_BUDGET: Kind = Kind::namespaced("io.k8s.api.policy.
     .status()
     .generation(SPEC)
     .validates(validate::disruption_budget);
-
-fn keep_labels(new: &mut Value, old: &Value) {
-    let labels = meta::metadata(old).and_then(|m| m.get("labels")).cloned();
-    let metadata = meta::metadata_mut(new);
-    match labels {
-        Some(labels) => metadata.insert("labels".into(), labels),
-        None => metadata.remove("labels"),
-    };
-}
-
-/// Jobs.
-pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
-    .status()
-    .generation(SPEC)
-    .orphans()
-    .defaults(|obj| {
-        let labels = obj
-            .get("spec")
-            .and_then(|s| s.pointer("/template/metadata/labels"))
-            .filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
-            .cloned();
-        if let Some(labels) = labels {
-            let metadata = ensure(obj, "metadata");
-            if metadata
-                .get("labels")
-                .and_then(Value::as_object)
-                .is_none_or(Object::is_empty)
-            {
-                metadata.insert("labels".into(), labels);
-            }
-        }
-        let spec = ensure(obj, "spec");
-        if !spec.contains_key("completions") && !spec.contains_key("parallelism") {
-            set(spec, "completions", 1);
-        }
-        set(spec, "parallelism", 1);
-        let backoff = if spec.contains_key("backoffLimitPerIndex") {
-            i64::from(i32::MAX)
-        } else {
-            6
-        };
-        set(spec, "backoffLimit", backoff);
-        set(spec, "completionMode", "NonIndexed");
-        set(spec, "suspend", false);
-        set(spec, "manualSelector", false);
-        if spec["manualSelector"] == false {
-            spec.remove("manualSelector");
-        }
-        let replacement = if spec.contains_key("podFailurePolicy") {
-            "Failed"
-        } else {
-            "TerminatingOrFailed"
-        };
-        set(spec, "podReplacementPolicy", replacement);
-        if let Some(policy) = child(spec, "podFailurePolicy") {
-            for rule in each(policy, "rules") {
-                for condition in each(rule, "onPodConditions") {
-                    set(condition, "status", "True");
-                }
-            }
-        }
-        template(spec);
-    })
-    .prepares_create(create_job)
-    .validates(validate::job)
-    .validates_update(validate::job_update)
-    .selectable(|obj| {
-        vec![(
-            "status.successful",
-            int(obj, "/status/succeeded").unwrap_or(0).to_string(),
-        )]
-    });
-
-/// A Job owns its pods by its uid unless it brings a selector of its own.
-fn create_job(traits: &Traits, obj: &mut Value) {
-    super::generic_prepare_for_create(traits, obj);
-    if obj.pointer("/spec/manualSelector") == Some(&Value::Bool(true)) {
-        return;
-    }
-    let (uid, name) = (meta::uid(obj).to_string(), meta::name(obj).to_string());
-    let Some(map) = obj.as_object_mut() else { return };
-    let spec = ensure(map, "spec");
-    let labels = ensure(ensure(ensure(spec, "template"), "metadata"), "labels");
-    for (key, value) in [
-        ("controller-uid", &uid),
-        ("job-name", &name),
-        ("batch.kubernetes.io/controller-uid", &uid),
-        ("batch.kubernetes.io/job-name", &name),
-    ] {
-        set(labels, key, value.as_str());
-    }
-    let selector = ensure(ensure(spec, "selector"), "matchLabels");
-    set(selector, "batch.kubernetes.io/controller-uid", uid.as_str());
-}
-
-/// CronJobs.
-pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob")
-    .status()
-    .generation(SPEC)
-    .defaults(|obj| {
-        let spec = ensure(obj, "spec");
-        set(spec, "concurrencyPolicy", "Allow");
-        set(spec, "suspend", false);
-        set(spec, "successfulJobsHistoryLimit", 3);
-        set(spec, "failedJobsHistoryLimit", 1);
-        if let Some(job) = child(spec, "jobTemplate").and_then(|t| child(t, "spec")) {
-            template(job);
-        }
-    })
-    .validates(validate::cron_job);

@@ -1,7 +1,7 @@
 //! Namespaces, nodes, configuration, accounts, events, quotas.
 
 use super::access::{Object, child, each, ensure, is_true, set, text};
-use super::kind::Kind;
+use super::kind::{Kind, Subresources};
 use super::service::convert_event;
 use super::{Traits, generic_prepare_for_create};
 use crate::meta::{self, NameRule};
@@ -43,6 +43,19 @@ pub(super) static NAMESPACE: Kind = Kind::cluster("io.k8s.api.core.v1.Namespace"
         super::keep(new, old, "spec");
     })
     .validates(validate::namespace)
+    // What is being finalized is what it was.
+    .validates_update(|_, _, _| ())
+    .validates_status(validate::namespace_status)
+    .subresources(Subresources {
+        prepare: |_, subresource, new, old| {
+            let mut kept = old.clone();
+            if subresource == "finalize" {
+                super::keep(&mut kept, new, "spec");
+            }
+            *new = kept;
+        },
+        validate: |_, new, _, errors| validate::namespace(new, errors),
+    })
     .selectable(|obj| {
         vec![
             ("name", meta::name(obj).into()),

@@ -2,7 +2,7 @@
 
 use super::{
     Deletion, ScaleMapping, Strategy, Traits, generic_prepare_for_create, generic_prepare_for_status_update,
-    generic_prepare_for_update,
+    generic_prepare_for_update, generic_reset_fields,
 };
 use crate::meta::NameRule;
 use crate::status::Result;
@@ -12,6 +12,13 @@ use serde_json::{Map, Value};
 type Object = Map<String, Value>;
 /// From one `apiVersion` to another.
 type Convert = fn(Value, &str, &str) -> Result<Value>;
+
+/// What updates of subresources other than `status` do: prepare and validate, by subresource.
+#[derive(Clone, Copy)]
+pub(crate) struct Subresources {
+    pub(crate) prepare: fn(&Traits, &str, &mut Value, &Value),
+    pub(crate) validate: fn(&str, &Value, &Value, &mut ErrorList),
+}
 
 /// The functions of a kind.
 pub(crate) struct Kind {
@@ -24,6 +31,10 @@ pub(crate) struct Kind {
     validate: fn(&Value, &mut ErrorList),
     /// `None`: the checks of a new object.
     validate_update: Option<fn(&Value, &Value, &mut ErrorList)>,
+    validate_status: fn(&Value, &Value, &mut ErrorList),
+    subresources: Option<Subresources>,
+    reset: fn(&Traits, &str) -> &'static [&'static str],
+    warn: fn(&Value) -> Vec<String>,
     fields: fn(&Value) -> Vec<(&'static str, String)>,
     scale: Option<ScaleMapping>,
     deletion: fn(&Value, Option<i64>) -> Deletion,
@@ -50,6 +61,10 @@ impl Kind {
             status: generic_prepare_for_status_update,
             validate: |_, _| (),
             validate_update: None,
+            validate_status: |_, _, _| (),
+            subresources: None,
+            reset: generic_reset_fields,
+            warn: |_| Vec::new(),
             fields: |_| Vec::new(),
             scale: None,
             deletion: |_, _| Deletion::Now,
@@ -114,6 +129,27 @@ impl Kind {
 
     pub(crate) const fn validates_update(mut self, validate: fn(&Value, &Value, &mut ErrorList)) -> Kind {
         self.validate_update = Some(validate);
+        self
+    }
+
+    pub(crate) const fn validates_status(mut self, validate: fn(&Value, &Value, &mut ErrorList)) -> Kind {
+        self.validate_status = validate;
+        self
+    }
+
+    pub(crate) const fn subresources(mut self, subresources: Subresources) -> Kind {
+        self.subresources = Some(subresources);
+        self
+    }
+
+    /// Instead of [`generic_reset_fields`].
+    pub(crate) const fn resets(mut self, reset: fn(&Traits, &str) -> &'static [&'static str]) -> Kind {
+        self.reset = reset;
+        self
+    }
+
+    pub(crate) const fn warns(mut self, warn: fn(&Value) -> Vec<String>) -> Kind {
+        self.warn = warn;
         self
     }
 
@@ -188,6 +224,37 @@ impl Strategy for Kind {
             Some(validate) => validate(new, old, errors),
             None => (self.validate)(new, errors),
         }
+    }
+
+    fn validate_status_fields(&self, new: &Value, old: &Value, errors: &mut ErrorList) {
+        (self.validate_status)(new, old, errors);
+    }
+
+    fn prepare_for_subresource_update(&self, subresource: &str, new: &mut Value, old: &Value) {
+        match self.subresources {
+            Some(of) => (of.prepare)(&self.traits, subresource, new, old),
+            None => *new = old.clone(),
+        }
+    }
+
+    fn validate_subresource_fields(
+        &self,
+        subresource: &str,
+        new: &Value,
+        old: &Value,
+        errors: &mut ErrorList,
+    ) {
+        if let Some(of) = self.subresources {
+            (of.validate)(subresource, new, old, errors);
+        }
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
+        (self.reset)(&self.traits, subresource)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        (self.warn)(obj)
     }
 
     fn allow_create_on_update(&self) -> bool {

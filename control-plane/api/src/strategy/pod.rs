@@ -5,9 +5,12 @@ mod qos;
 pub(crate) mod validate;
 
 use super::access::{Object, int, is_true, list, text};
-use super::kind::Kind;
-use super::{Deletion, Traits, bump_generation, generic_prepare_for_create, keep};
+use super::kind::{Kind, Subresources};
+use super::{
+    Deletion, Traits, bump_generation, generic_prepare_for_create, generic_reset_fields, keep, keep_metadata,
+};
 use crate::meta;
+use crate::validation::ErrorList;
 use serde_json::{Value, json};
 
 /// Pods.
@@ -20,6 +23,15 @@ pub(super) static POD: Kind = Kind::namespaced("io.k8s.api.core.v1.Pod")
     .prepares_status(status)
     .validates(validate::pod)
     .validates_update(validate::pod_update)
+    .validates_status(validate::pod_status)
+    .subresources(Subresources {
+        prepare: update_part,
+        validate: validate_part,
+    })
+    .resets(|traits, subresource| match subresource {
+        "status" => &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"],
+        other => generic_reset_fields(traits, other),
+    })
     .selectable(fields)
     .deletes(deletion);
 
@@ -48,20 +60,68 @@ fn update(traits: &Traits, new: &mut Value, old: &Value) {
 /// A kubelet owns the status; it neither takes over nor deletes the pod through it.
 fn status(new: &mut Value, old: &Value) {
     super::generic_prepare_for_status_update(new, old);
-    let owners = meta::metadata(old)
-        .and_then(|m| m.get("ownerReferences"))
-        .cloned();
-    let metadata = meta::metadata_mut(new);
-    match owners {
-        Some(owners) => metadata.insert("ownerReferences".into(), owners),
-        None => metadata.remove("ownerReferences"),
-    };
+    keep_metadata(new, old, "ownerReferences");
     // The class never changes, whoever writes the status.
     if let (Some(class), Some(status)) = (
         old.pointer("/status/qosClass").cloned(),
         new.get_mut("status").and_then(Value::as_object_mut),
     ) {
         status.insert("qosClass".into(), class);
+    }
+}
+
+/// `ephemeralcontainers` changes nothing else, `resize` nothing but resources.
+fn update_part(traits: &Traits, subresource: &str, new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    match subresource {
+        "ephemeralcontainers" => {
+            if let Some(spec) = kept.get_mut("spec") {
+                keep(spec, &new["spec"], "ephemeralContainers");
+            }
+        }
+        "resize" => {
+            for field in ["containers", "initContainers"] {
+                resize_containers(&mut kept["spec"], &new["spec"], field);
+            }
+            if let Some(spec) = kept
+                .get_mut("spec")
+                .filter(|spec| spec.get("resources").is_some())
+            {
+                keep(spec, &new["spec"], "resources");
+            }
+        }
+        _ => {}
+    }
+    bump_generation(traits, &mut kept, old);
+    *new = kept;
+}
+
+/// Takes over what a resize may change. Containers that are not the old ones are taken as they are, for validation to refuse.
+fn resize_containers(kept: &mut Value, asked: &Value, field: &str) {
+    let asked = list(asked, &format!("/{field}"));
+    let Some(containers) = kept.get_mut(field).and_then(Value::as_array_mut) else {
+        if !asked.is_empty() {
+            kept[field] = asked.to_vec().into();
+        }
+        return;
+    };
+    let same =
+        containers.len() == asked.len() && containers.iter().zip(asked).all(|(a, b)| a["name"] == b["name"]);
+    if !same {
+        *containers = asked.to_vec();
+        return;
+    }
+    for (container, asked) in containers.iter_mut().zip(asked) {
+        keep(container, asked, "resources");
+        keep(container, asked, "resizePolicy");
+    }
+}
+
+fn validate_part(subresource: &str, new: &Value, old: &Value, errors: &mut ErrorList) {
+    match subresource {
+        "ephemeralcontainers" => validate::ephemeral_update(new, old, errors),
+        "resize" => validate::resize(new, old, errors),
+        _ => {}
     }
 }
 

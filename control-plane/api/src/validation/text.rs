@@ -163,6 +163,52 @@ pub(crate) fn subdomain_problems(text: &str) -> Vec<String> {
     problems
 }
 
+/// RFC 1123 subdomain below `*.`.
+pub(crate) fn wildcard_subdomain_problems(text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    if text.len() > DNS_SUBDOMAIN_MAX {
+        problems.push(max_len(DNS_SUBDOMAIN_MAX));
+    }
+    let below = text.strip_prefix("*.");
+    if below.is_none_or(|below| !subdomain_problems(below).is_empty()) {
+        problems.push(regex_error(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
+            r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+            &["*.example.com"],
+        ));
+    }
+    problems
+}
+
+/// `example.com/path`; what it is said of is part of the problem.
+pub(crate) fn domain_prefixed_path_problems(text: &str) -> Vec<(&str, String)> {
+    let (host, path) = match text.split_once('/') {
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => (host, path),
+        _ => {
+            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            return vec![(text, why.into())];
+        }
+    };
+    let problems = subdomain_problems(host).into_iter();
+    let mut problems: Vec<_> = problems.map(|problem| (host, problem)).collect();
+    let fits = |b: u8| is_alnum(b) || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !path.bytes().all(fits) {
+        let why = r"Invalid path (regex used for validation is '[A-Za-z0-9/\-._~%!$&'()*+,;=:]+')";
+        problems.push((path, why.into()));
+    }
+    problems
+}
+
+/// A subdomain of at least so many segments, which upstream words (`three`).
+pub(crate) fn qualified_domain_problem(text: &str, segments: usize, worded: &str) -> Option<String> {
+    let problems = subdomain_problems(text);
+    if !problems.is_empty() {
+        return Some(problems.join(","));
+    }
+    let short = text.split('.').count() < segments;
+    short.then(|| format!("should be a domain with at least {worded} segments separated by dots"))
+}
+
 /// A name that is only a segment of a URL path (RBAC).
 pub(crate) fn path_segment_problems(text: &str) -> Vec<String> {
     match text {

@@ -57,11 +57,7 @@ impl Parts {
     /// Calls the engine.
     pub(super) fn with_write<T>(&self, call: impl FnOnce(&Write<'_>) -> T) -> T {
         let resource = &self.resource;
-        let reset: &[&str] = match self.subresource.as_str() {
-            "status" => &["spec"],
-            "" if resource.strategy.traits().status => &["status"],
-            _ => &[],
-        };
+        let reset = resource.strategy.reset_fields(&self.subresource);
         call(&Write {
             manager: &self.manager,
             api_version: &resource.api_version(),

@@ -221,21 +221,9 @@ fn prepare(context: &Context, new: &mut Value, old: &Value) -> Result<(), Status
             strategy.prepare_for_status_update(new, old);
             strategy.validate_status_update(new, old)
         }
-        "finalize" => {
-            keep_all_but(new, old, &["spec"]);
-            api::validation::ErrorList::new()
-        }
-        "approval" => {
-            keep_all_but(new, old, &["status"]);
-            strategy.validate_status_update(new, old)
-        }
-        "ephemeralcontainers" => {
-            keep_all_of_spec_but(new, old, "ephemeralContainers");
-            api::validation::ErrorList::new()
-        }
-        "resize" => {
-            keep_all_of_spec_but(new, old, "containers");
-            api::validation::ErrorList::new()
+        subresource @ ("finalize" | "approval" | "ephemeralcontainers" | "resize") => {
+            strategy.prepare_for_subresource_update(subresource, new, old);
+            strategy.validate_subresource_update(subresource, new, old)
         }
         _ => {
             strategy.prepare_for_update(new, old);
@@ -251,31 +239,4 @@ fn prepare(context: &Context, new: &mut Value, old: &Value) -> Result<(), Status
         meta::name(new),
         errors,
     ))
-}
-
-/// Takes everything over from the old state but these fields.
-fn keep_all_but(new: &mut Value, old: &Value, fields: &[&str]) {
-    let mut kept = old.clone();
-    for field in fields {
-        move_field(new, &mut kept, field);
-    }
-    *new = kept;
-}
-
-fn keep_all_of_spec_but(new: &mut Value, old: &Value, field: &str) {
-    let mut kept = old.clone();
-    if let (Some(new), Some(kept)) = (new.get_mut("spec"), kept.get_mut("spec")) {
-        move_field(new, kept, field);
-    }
-    *new = kept;
-}
-
-fn move_field(from: &mut Value, to: &mut Value, field: &str) {
-    let (Some(from), Some(to)) = (from.as_object_mut(), to.as_object_mut()) else {
-        return;
-    };
-    match from.remove(field) {
-        Some(value) => drop(to.insert(field.to_owned(), value)),
-        None => drop(to.remove(field)),
-    }
 }

@@ -28,6 +28,7 @@ const DIFFERENCES: &[(&str, &str)] = &[
     ("IntOrString{Type:0", "values print themselves since 1.22"),
     ("resource.Quantity{", "values print themselves since 1.22"),
     ("[]string{", "lists print themselves as JSON"),
+    ("map[string]string{", "maps print themselves as JSON"),
     ("Ingress.extensions", "the group is networking.k8s.io since 1.22"),
     (r#"Namespace "a.b""#, "dots are named since 1.26"),
     ("Foo.rec.io", "custom resources are not served yet"),

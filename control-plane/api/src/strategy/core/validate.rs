@@ -3,6 +3,7 @@
 use crate::meta;
 use crate::quantity::Quantity;
 use crate::strategy::access::{int, is_true, list, map, text};
+use crate::validation::net::{cidr, parse_cidr};
 use crate::validation::text::{config_key_problems, qualified_name_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
@@ -12,14 +13,30 @@ const MAX_DATA: usize = 1 << 20;
 const IMMUTABLE_WHEN_SET: &str = "field is immutable when `immutable` is set";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
+/// Finalizers that need no domain.
+const NAMESPACE_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
 pub(super) fn namespace(obj: &Value, errors: &mut ErrorList) {
-    for (i, finalizer) in list(obj, "/spec/finalizers").iter().enumerate() {
+    for finalizer in list(obj, "/spec/finalizers") {
         let finalizer = finalizer.as_str().unwrap_or("");
-        errors.problems(
-            &format!("spec.finalizers[{i}]"),
-            finalizer,
-            qualified_name_problems(finalizer),
-        );
+        errors.problems("spec.finalizers", finalizer, qualified_name_problems(finalizer));
+        if !finalizer.contains('/') && !NAMESPACE_FINALIZERS.contains(&finalizer) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid("spec.finalizers", finalizer, detail);
+        }
+    }
+}
+
+/// The phase follows the deletion timestamp.
+pub(super) fn namespace_status(new: &Value, _: &Value, errors: &mut ErrorList) {
+    let phase = text(new, "/status/phase");
+    let (wanted, state) = match meta::deletion_timestamp(new).is_empty() {
+        true => ("Active", "empty"),
+        false => ("Terminating", "not empty"),
+    };
+    if phase != wanted {
+        let detail = format!("may only be '{wanted}' if `deletionTimestamp` is {state}");
+        errors.invalid("status.Phase", phase, detail);
     }
 }
 
@@ -41,17 +58,7 @@ pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
         }
         seen.push((key, effect));
     }
-    for (i, cidr) in list(obj, "/spec/podCIDRs").iter().enumerate() {
-        let cidr = cidr.as_str().unwrap_or("");
-        if !is_cidr(cidr) {
-            let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(
-                format!("spec.podCIDRs[{i}]"),
-                &cidr.into(),
-                detail,
-            ));
-        }
-    }
+    pod_cidrs(list(obj, "/spec/podCIDRs"), errors);
     for kind in ["capacity", "allocatable"] {
         for (name, value) in map(obj, &format!("/status/{kind}")).into_iter().flatten() {
             quantity_not_negative(value, &format!("status.{kind}[{name}]"), errors);
@@ -59,13 +66,21 @@ pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
     }
 }
 
-fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else {
-        return false;
-    };
-    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
-        (Ok(address), Ok(bits)) => bits <= if address.is_ipv4() { 32 } else { 128 },
-        _ => false,
+/// One network of each family.
+fn pod_cidrs(cidrs: &[Value], errors: &mut ErrorList) {
+    let path = "spec.podCIDRs";
+    let texts: Vec<&str> = cidrs.iter().map(|c| c.as_str().unwrap_or("")).collect();
+    for (i, text) in texts.iter().enumerate() {
+        cidr(text, &format!("{path}[{i}]"), errors);
+        if texts[..i].contains(text) {
+            errors.duplicate(format!("{path}[{i}]"), *text);
+        }
+    }
+    let parsed: Vec<_> = texts.iter().filter_map(|text| parse_cidr(text)).collect();
+    let ipv4 = parsed.iter().filter(|(address, _)| address.is_ipv4()).count();
+    if texts.len() > 2 || texts.len() == 2 && parsed.len() == 2 && ipv4 != 1 {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.invalid(path, cidrs.to_vec(), detail);
     }
 }
 

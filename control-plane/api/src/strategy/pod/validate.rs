@@ -2,19 +2,22 @@
 
 mod container;
 mod scheduling;
+mod security;
+mod status;
 mod update;
 mod volume;
 
 use crate::meta::validate_labels;
-use crate::strategy::access::{int, is_true, list, map, text};
-use crate::validation::text::{is_sysctl_name, label_problems, subdomain_problems};
+use crate::strategy::access::{int, list, map, text};
+use crate::validation::net::ip;
+use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
-use std::net::IpAddr;
 
-pub(crate) use container::port_or_name;
+pub(crate) use container::{port_or_name, resources};
 pub(crate) use scheduling::{label_selector, node_selector, tolerations};
-pub(crate) use update::pod_update;
+pub(crate) use status::pod_status;
+pub(crate) use update::{ephemeral_update, pod_update, resize};
 
 const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
 const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
@@ -23,6 +26,13 @@ const MAX_NAMESERVERS: usize = 3;
 /// A new pod.
 pub(crate) fn pod(obj: &Value, errors: &mut ErrorList) {
     spec(obj.get("spec").unwrap_or(&Value::Null), "spec", errors);
+    if !list(obj, "/spec/ephemeralContainers").is_empty() {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+    if !list(obj, "/spec/schedulingGates").is_empty() && !text(obj, "/spec/nodeName").is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.forbidden("spec.nodeName", detail);
+    }
 }
 
 /// A pod template: its labels and its spec.
@@ -82,11 +92,7 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
             errors.problems(&format!("{path}.{field}"), value, problems(value));
         }
     }
-    security(
-        spec.get("securityContext").unwrap_or(&Value::Null),
-        &format!("{path}.securityContext"),
-        errors,
-    );
+    security::pod(spec, &format!("{path}.securityContext"), errors);
     for (i, alias) in list(spec, "/hostAliases").iter().enumerate() {
         ip(text(alias, "/ip"), &format!("{path}.hostAliases[{i}].ip"), errors);
         for (j, name) in list(alias, "/hostnames").iter().enumerate() {
@@ -98,25 +104,7 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
             );
         }
     }
-    if is_true(spec, "/hostPID") && is_true(spec, "/shareProcessNamespace") {
-        errors.push(FieldError::invalid(
-            format!("{path}.shareProcessNamespace"),
-            &true.into(),
-            "ShareProcessNamespace and HostPID cannot both be enabled",
-        ));
-    }
     scheduling::scheduling(spec, path, errors);
-}
-
-/// An address that must be one.
-pub(crate) fn ip(text: &str, path: &str, errors: &mut ErrorList) {
-    if text.parse::<IpAddr>().is_err() {
-        errors.push(FieldError::invalid(
-            path,
-            &text.into(),
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        ));
-    }
 }
 
 fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {
@@ -147,28 +135,6 @@ fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {
             &format!("{servers_path}[{i}]"),
             errors,
         );
-    }
-}
-
-fn security(context: &Value, path: &str, errors: &mut ErrorList) {
-    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
-        if let Some(id) = int(context, &format!("/{field}")) {
-            errors.in_range(&format!("{path}.{field}"), id, 0, i64::from(i32::MAX));
-        }
-    }
-    let mut seen: Vec<&str> = Vec::new();
-    for (i, sysctl) in list(context, "/sysctls").iter().enumerate() {
-        let name = text(sysctl, "/name");
-        let at = format!("{path}.sysctls[{i}].name");
-        if name.is_empty() {
-            errors.push(FieldError::required(at, ""));
-        } else if !is_sysctl_name(name) {
-            let detail = r"must have at most 253 characters and match regex ([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
-            errors.push(FieldError::invalid(at, &name.into(), detail));
-        } else if seen.contains(&name) {
-            errors.push(FieldError::duplicate(at, &name.into()));
-        }
-        seen.push(name);
     }
 }
 

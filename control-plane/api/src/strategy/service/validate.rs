@@ -2,7 +2,8 @@
 
 use crate::meta::validate_labels;
 use crate::strategy::access::{int, list, map, text};
-use crate::strategy::pod::validate::{ip, port_or_name};
+use crate::strategy::pod::validate::port_or_name;
+use crate::validation::net::ip;
 use crate::validation::text::{label_problems, port_name_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
@@ -441,7 +442,7 @@ mod tests {
         service_update(&with("10.0.0.2"), &with("10.0.0.1"), &mut errors);
         assert_eq!(
             errors.message(),
-            "spec.clusterIPs[0]: Invalid value: []string{\"10.0.0.2\"}: may not change once set"
+            "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"
         );
     }
 

@@ -116,24 +116,26 @@ fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList)
         errors,
     );
     let security = container.get("securityContext").unwrap_or(&Value::Null);
-    for field in ["runAsUser", "runAsGroup"] {
-        if let Some(id) = int(security, &format!("/{field}")) {
-            errors.in_range(
-                &format!("{path}.securityContext.{field}"),
-                id,
-                0,
-                i64::from(i32::MAX),
-            );
+    super::security::container(security, path, errors);
+    resize_policy(container, path, errors);
+}
+
+fn resize_policy(container: &Object, path: &str, errors: &mut ErrorList) {
+    let path = format!("{path}.resizePolicy");
+    let mut seen: Vec<&str> = Vec::new();
+    for policy in items(container, "resizePolicy") {
+        let name = text(policy, "/resourceName");
+        if seen.contains(&name) {
+            errors.duplicate(path.clone(), name);
         }
-    }
-    if is_true(security, "/privileged")
-        && security.get("allowPrivilegeEscalation") == Some(&Value::Bool(false))
-    {
-        errors.push(FieldError::invalid(
-            format!("{path}.securityContext"),
-            security,
-            "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-        ));
+        seen.push(name);
+        errors.one_of(&path, name, &["cpu", "memory"]);
+        let restart = text(policy, "/restartPolicy");
+        if restart.is_empty() {
+            errors.required(path.clone(), "");
+        } else {
+            errors.one_of(&path, restart, &["NotRequired", "RestartContainer"]);
+        }
     }
 }
 

@@ -56,10 +56,6 @@ pub(super) fn scheduling(spec: &Value, path: &str, errors: &mut ErrorList) {
         }
         seen.push(name);
     }
-    if !gates.is_empty() && !text(spec, "/nodeName").is_empty() {
-        let detail = "cannot be set until all schedulingGates have been cleared";
-        errors.push(FieldError::forbidden(format!("{path}.nodeName"), detail));
-    }
 }
 
 fn node_affinity(affinity: &Value, path: &str, errors: &mut ErrorList) {

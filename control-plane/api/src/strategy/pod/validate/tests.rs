@@ -138,7 +138,7 @@ fn updates() {
     );
     assert_eq!(
         check(&|s| s["containers"] = json!([])),
-        "spec.containers: Forbidden: pod updates may not add or remove containers"
+        "[spec.containers: Required value, spec.containers: Forbidden: pod updates may not add or remove containers]"
     );
     assert_eq!(
         check(&|s| s["containers"][0]["image"] = "".into()),

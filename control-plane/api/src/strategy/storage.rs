@@ -1,0 +1,130 @@
+//! Volumes, claims, storage classes and what CSI drivers say of themselves.
+
+use super::access::{Object, ensure, set, text};
+use super::kind::Kind;
+use super::pod::default::volume_source;
+use super::{generic_prepare_for_create, prepare_for_status_update_alone, reset_metadata_too};
+use serde_json::{Value, json};
+
+mod class;
+mod csi;
+mod volume;
+
+const SPEC: &[&str] = &["spec"];
+
+/// PersistentVolumes.
+pub(super) static PERSISTENT_VOLUME: Kind = Kind::cluster("io.k8s.api.core.v1.PersistentVolume")
+    .status()
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "persistentVolumeReclaimPolicy", "Retain");
+        set(spec, "volumeMode", "Filesystem");
+        volume_source(spec);
+        set(ensure(obj, "status"), "phase", "Pending");
+    })
+    .prepares_create(|traits, obj| {
+        generic_prepare_for_create(traits, obj);
+        obj["status"] = json!({"phase": "Pending"});
+    })
+    .validates(volume::persistent_volume)
+    .validates_update(volume::persistent_volume_update);
+
+/// PersistentVolumeClaims.
+pub(super) static PERSISTENT_VOLUME_CLAIM: Kind =
+    Kind::namespaced("io.k8s.api.core.v1.PersistentVolumeClaim")
+        .status()
+        .defaults(|obj| {
+            let spec = ensure(obj, "spec");
+            set(spec, "volumeMode", "Filesystem");
+            mirror_data_source(spec);
+            set(ensure(obj, "status"), "phase", "Pending");
+        })
+        .prepares_create(|traits, obj| {
+            generic_prepare_for_create(traits, obj);
+            obj["status"] = json!({"phase": "Pending"});
+        })
+        .validates(volume::claim)
+        .validates_update(volume::claim_update)
+        .validates_status(volume::claim_status);
+
+/// `dataSource` and `dataSourceRef` say the same unless the latter names another namespace.
+fn mirror_data_source(spec: &mut Object) {
+    match (
+        spec.get("dataSource").cloned(),
+        spec.get("dataSourceRef").cloned(),
+    ) {
+        (Some(source), None) => {
+            spec.insert("dataSourceRef".into(), source);
+        }
+        (None, Some(reference)) if text(&reference, "/namespace").is_empty() => {
+            spec.insert("dataSource".into(), reference);
+        }
+        _ => {}
+    }
+}
+
+/// StorageClasses.
+pub(super) static STORAGE_CLASS: Kind = Kind::cluster("io.k8s.api.storage.v1.StorageClass")
+    .defaults(|obj| {
+        set(obj, "reclaimPolicy", "Delete");
+        set(obj, "volumeBindingMode", "Immediate");
+    })
+    .validates(class::storage_class)
+    .validates_update(class::storage_class_update);
+
+/// VolumeAttributesClasses.
+pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind =
+    Kind::cluster("io.k8s.api.storage.v1.VolumeAttributesClass")
+        .validates(class::volume_attributes_class)
+        .validates_update(|new, old, errors| {
+            class::unchanged(new, old, &["driverName", "parameters"], errors);
+            class::volume_attributes_class(new, errors);
+        });
+
+/// CSIDrivers.
+pub(super) static CSI_DRIVER: Kind = Kind::cluster("io.k8s.api.storage.v1.CSIDriver")
+    .conditional_update()
+    .generation(SPEC)
+    .defaults(|obj| {
+        let spec = ensure(obj, "spec");
+        set(spec, "attachRequired", true);
+        set(spec, "podInfoOnMount", false);
+        set(spec, "storageCapacity", false);
+        set(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        set(spec, "requiresRepublish", false);
+        set(spec, "seLinuxMount", false);
+        let modes = spec.get("volumeLifecycleModes").and_then(Value::as_array);
+        if modes.is_none_or(Vec::is_empty) {
+            spec.insert("volumeLifecycleModes".into(), json!(["Persistent"]));
+        }
+    })
+    .validates(csi::driver)
+    .validates_update(csi::driver_update);
+
+/// CSINodes.
+pub(super) static CSI_NODE: Kind = Kind::cluster("io.k8s.api.storage.v1.CSINode")
+    .conditional_update()
+    .validates(csi::node)
+    .validates_update(csi::node_update);
+
+/// CSIStorageCapacities.
+pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind::namespaced("io.k8s.api.storage.v1.CSIStorageCapacity")
+    .validates(csi::capacity)
+    .validates_update(|new, old, errors| {
+        for field in ["nodeTopology", "storageClassName"] {
+            errors.immutable(field, new.get(field), old.get(field));
+        }
+    });
+
+/// VolumeAttachments.
+pub(super) static VOLUME_ATTACHMENT: Kind = Kind::cluster("io.k8s.api.storage.v1.VolumeAttachment")
+    .conditional_update()
+    .status()
+    .prepares_status(prepare_for_status_update_alone)
+    .resets(reset_metadata_too)
+    .validates(csi::attachment)
+    .validates_update(|new, old, errors| {
+        csi::attachment_spec(new, errors);
+        errors.immutable("spec", new.get("spec"), old.get("spec"));
+    })
+    .validates_status(|new, _, errors| csi::attachment_status(new, errors));
