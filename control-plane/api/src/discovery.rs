@@ -3,8 +3,38 @@
 //! Both forms are views of the same registry rows. A kind is written without group and version where they are those of
 //! the list it stands in: clients read "absent" as "the same", and `kubectl api-resources` shows nothing twice.
 
-use crate::registry::{GroupVersionKind, Name, Registry, Resource, VerbSet, api_version};
+use crate::registry::{GroupVersionKind, Name, Registry, Resource, Verb, VerbSet, api_version};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// The versions of `apidiscovery.k8s.io`, which differ in their name alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregated {
+    /// Since Kubernetes 1.30.
+    V2,
+    /// What clients from 1.26 on ask for.
+    V2Beta1,
+}
+
+impl Aggregated {
+    /// The media type of answers.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Aggregated::V2 => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+            Aggregated::V2Beta1 => {
+                "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"
+            }
+        }
+    }
+
+    const fn api_version(self) -> &'static str {
+        match self {
+            Aggregated::V2 => "apidiscovery.k8s.io/v2",
+            Aggregated::V2Beta1 => "apidiscovery.k8s.io/v2beta1",
+        }
+    }
+}
 
 /// `GET /api`. `server_address` is `host:port` for clients of any address.
 pub fn api_versions(registry: &Registry, server_address: &str) -> Value {
@@ -64,8 +94,8 @@ pub fn api_resource_list(registry: &Registry, group: &str, version: &str) -> Opt
     Some(Value::Object(list))
 }
 
-/// `GET /api` (core) or `GET /apis` (the rest) as `apidiscovery.k8s.io/v2` APIGroupDiscoveryList.
-pub fn api_group_discovery_list(registry: &Registry, core: bool) -> Value {
+/// `GET /api` (core) or `GET /apis` (the rest) as an APIGroupDiscoveryList.
+pub fn api_group_discovery_list(registry: &Registry, core: bool, version: Aggregated) -> Value {
     let items: Vec<Value> = registry
         .groups()
         .iter()
@@ -85,7 +115,7 @@ pub fn api_group_discovery_list(registry: &Registry, core: bool) -> Value {
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": version.api_version(), "metadata": {}, "items": items})
 }
 
 fn named_groups(registry: &Registry) -> impl Iterator<Item = (&str, &[Name])> {
@@ -124,7 +154,18 @@ fn api_resource(resource: &Resource) -> Value {
     entry.insert("kind".into(), (*resource.kind).into());
     entry.insert("verbs".into(), verbs(resource.verbs));
     names(&mut entry, resource);
+    if resource.verbs.contains(Verb::Get) && resource.verbs.contains(Verb::Create) {
+        entry.insert("storageVersionHash".into(), storage_version_hash(resource).into());
+    }
     Value::Object(entry)
+}
+
+/// Tells clients when the version that objects are stored in changes: eight bytes of the hash of that version's name
+/// (`StorageVersionHash` in apiserver's `pkg/endpoints/discovery`).
+fn storage_version_hash(resource: &Resource) -> String {
+    let GroupVersionKind { group, version, kind } = &resource.storage.version;
+    let hash = Sha256::digest(format!("{group}/{version}/{kind}"));
+    STANDARD.encode(&hash[..8])
 }
 
 fn aggregated(resource: &Resource) -> Value {
@@ -238,7 +279,11 @@ mod tests {
         assert_eq!(
             resource(&registry, "apps", "v1", "deployments"),
             json!({"name": "deployments", "singularName": "deployment", "namespaced": true, "kind": "Deployment",
-                "verbs": all, "shortNames": ["deploy"], "categories": ["all"]})
+                "verbs": all, "shortNames": ["deploy"], "categories": ["all"], "storageVersionHash": "8aSe+NMegvE="})
+        );
+        assert_eq!(
+            resource(&registry, "", "v1", "pods")["storageVersionHash"],
+            "xPOwRZ+Yhw8="
         );
         assert_eq!(
             resource(&registry, "apps", "v1", "deployments/scale"),
@@ -278,11 +323,11 @@ mod tests {
     #[test]
     fn aggregated_lists_split_core_from_the_rest() {
         let registry = Registry::builtin();
-        let core = api_group_discovery_list(&registry, true);
+        let core = api_group_discovery_list(&registry, true, Aggregated::V2);
         assert_eq!(core["items"].as_array().unwrap().len(), 1);
         assert_eq!(core["items"][0]["metadata"], json!({}));
         assert_eq!(core["items"][0]["versions"][0]["version"], "v1");
-        let groups = api_group_discovery_list(&registry, false);
+        let groups = api_group_discovery_list(&registry, false, Aggregated::V2);
         assert_eq!(
             groups["items"].as_array().unwrap().len() + 1,
             registry.groups().len()

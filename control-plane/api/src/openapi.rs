@@ -5,7 +5,7 @@
 //!
 //! `kubectl` reads v3: the `fieldValidation` parameter of PATCH decides where manifests are validated, the patch
 //! extensions drive client-side apply, and `explain` finds a kind by the extension on the operations and definitions.
-//! Descriptions of types and fields are not served; the tables have none.
+//! What types and fields mean comes from [`Descriptions`], which a caller inflates once for all the documents it wants.
 
 mod definitions;
 mod json;
@@ -16,6 +16,7 @@ mod protobuf;
 mod tests;
 
 use crate::registry::Registry;
+use crate::schema::Descriptions;
 use definitions::Definitions;
 use json::Json;
 use paths::Paths;
@@ -100,9 +101,14 @@ pub fn v3_paths(registry: &Registry) -> Vec<String> {
 }
 
 /// The v3 document of a path of [`v3_paths`], as JSON.
-pub fn v3(registry: &Registry, path: &str, server_version: &str) -> Option<Vec<u8>> {
+pub fn v3(
+    registry: &Registry,
+    descriptions: &Descriptions,
+    path: &str,
+    server_version: &str,
+) -> Option<Vec<u8>> {
     let scope = Scope::parse(path).filter(|scope| scope.exists(registry))?;
-    let mut definitions = Definitions::new(registry, Dialect::V3);
+    let mut definitions = Definitions::new(registry, descriptions, Dialect::V3);
     let mut json = Json::default();
     json.object(|json| {
         json.key("openapi").string("3.0.0");
@@ -119,8 +125,8 @@ pub fn v3(registry: &Registry, path: &str, server_version: &str) -> Option<Vec<u
 }
 
 /// The v2 document, as JSON.
-pub fn v2(registry: &Registry, server_version: &str) -> Vec<u8> {
-    let mut definitions = Definitions::new(registry, Dialect::V2);
+pub fn v2(registry: &Registry, descriptions: &Descriptions, server_version: &str) -> Vec<u8> {
+    let mut definitions = Definitions::new(registry, descriptions, Dialect::V2);
     let mut json = Json::default();
     json.object(|json| {
         json.key("swagger").string("2.0");
@@ -154,7 +160,16 @@ pub fn v2(registry: &Registry, server_version: &str) -> Vec<u8> {
 ///
 /// When the JSON has something that the tables of the message do not.
 pub fn v2_protobuf(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
-    protobuf::encode(json)
+    protobuf::encode(json, &protobuf::v2::DOCUMENT)
+}
+
+/// A v3 document as gnostic's protobuf message, from its JSON.
+///
+/// # Errors
+///
+/// When the JSON has something that the tables of the message do not.
+pub fn v3_protobuf(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    protobuf::encode(json, &protobuf::v3::DOCUMENT)
 }
 
 fn info(json: &mut Json, server_version: &str) {

@@ -22,6 +22,14 @@ pub use age::{human_duration, since};
 
 use crate::table::Column;
 
+/// What the row of an object says besides its cells, as a list of `TableRowCondition`; most say nothing.
+pub fn row_conditions(group: &str, kind: &str, object: &Value) -> Option<Value> {
+    match (group, kind) {
+        ("", "Pod") => pod::conditions(object),
+        _ => None,
+    }
+}
+
 /// How objects of one kind are shown.
 #[derive(Debug, Clone, Copy)]
 pub struct Printer {
@@ -57,24 +65,29 @@ pub fn printer(group: &str, kind: &str) -> Printer {
         ("networking.k8s.io", "NetworkPolicy") => network::NETWORK_POLICY,
         ("networking.k8s.io", "IPAddress") => network::IP_ADDRESS,
         ("networking.k8s.io", "ServiceCIDR") => network::SERVICE_CIDR,
-        ("", "ReplicationController") | ("apps", "ReplicaSet") => workload::REPLICA_SET,
+        ("", "ReplicationController") => workload::REPLICATION_CONTROLLER,
+        ("apps", "ReplicaSet") => workload::REPLICA_SET,
         ("apps", "Deployment") => workload::DEPLOYMENT,
         ("apps", "StatefulSet") => workload::STATEFUL_SET,
         ("apps", "DaemonSet") => workload::DAEMON_SET,
         ("apps", "ControllerRevision") => workload::CONTROLLER_REVISION,
         ("batch", "Job") => workload::JOB,
         ("batch", "CronJob") => workload::CRON_JOB,
+        ("autoscaling", "Scale") => workload::SCALE,
         ("autoscaling", "HorizontalPodAutoscaler") => workload::HORIZONTAL_POD_AUTOSCALER,
         ("", "PersistentVolume") => storage::PERSISTENT_VOLUME,
         ("", "PersistentVolumeClaim") => storage::PERSISTENT_VOLUME_CLAIM,
         ("storage.k8s.io", "StorageClass") => storage::STORAGE_CLASS,
+        ("storage.k8s.io", "VolumeAttributesClass") => storage::VOLUME_ATTRIBUTES_CLASS,
         ("storage.k8s.io", "CSIDriver") => storage::CSI_DRIVER,
         ("storage.k8s.io", "CSINode") => storage::CSI_NODE,
         ("storage.k8s.io", "CSIStorageCapacity") => storage::CSI_STORAGE_CAPACITY,
         ("storage.k8s.io", "VolumeAttachment") => storage::VOLUME_ATTACHMENT,
         ("policy", "PodDisruptionBudget") => policy::POD_DISRUPTION_BUDGET,
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => policy::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "RoleBinding") => policy::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "ClusterRoleBinding") => policy::CLUSTER_ROLE_BINDING,
         ("certificates.k8s.io", "CertificateSigningRequest") => policy::CERTIFICATE_SIGNING_REQUEST,
+        ("certificates.k8s.io", "ClusterTrustBundle") => policy::CLUSTER_TRUST_BUNDLE,
         ("scheduling.k8s.io", "PriorityClass") => config::PRIORITY_CLASS,
         ("coordination.k8s.io", "Lease") => config::LEASE,
         ("node.k8s.io", "RuntimeClass") => config::RUNTIME_CLASS,
@@ -82,10 +95,12 @@ pub fn printer(group: &str, kind: &str) -> Printer {
             "admissionregistration.k8s.io",
             "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration",
         ) => config::WEBHOOKS,
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => config::ADMISSION_POLICY,
-        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
-            config::ADMISSION_POLICY_BINDING
-        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => config::VALIDATING_ADMISSION_POLICY,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => config::MUTATING_ADMISSION_POLICY,
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
+        ) => config::ADMISSION_POLICY_BINDING,
         ("apiregistration.k8s.io", "APIService") => config::API_SERVICE,
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => config::FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => config::PRIORITY_LEVEL,
@@ -105,6 +120,7 @@ const DEFAULT: Printer = Printer {
             ty: "date",
             format: "",
             priority: 0,
+            describes: Some((OBJECT_META, "creationTimestamp")),
         },
     ],
     row: |object, _| vec![name(object), object["metadata"]["creationTimestamp"].clone()],
@@ -116,8 +132,10 @@ const NAME: Column = Column {
     ty: "string",
     format: "name",
     priority: 0,
+    describes: Some((OBJECT_META, "name")),
 };
-const AGE: Column = string("Age");
+const AGE: Column = string("Age").of(OBJECT_META, "creationTimestamp");
+const OBJECT_META: &str = "meta.v1.ObjectMeta";
 
 /// A column of text that is always shown.
 const fn string(name: &'static str) -> Column {
@@ -126,6 +144,7 @@ const fn string(name: &'static str) -> Column {
         ty: "string",
         format: "",
         priority: 0,
+        describes: None,
     }
 }
 
@@ -136,6 +155,7 @@ const fn integer(name: &'static str) -> Column {
         ty: "integer",
         format: "",
         priority: 0,
+        describes: None,
     }
 }
 
@@ -146,6 +166,7 @@ const fn boolean(name: &'static str) -> Column {
         ty: "boolean",
         format: "",
         priority: 0,
+        describes: None,
     }
 }
 
@@ -156,6 +177,7 @@ const fn wide(name: &'static str) -> Column {
         ty: "string",
         format: "",
         priority: 1,
+        describes: None,
     }
 }
 
@@ -223,31 +245,30 @@ fn labels(value: &Value) -> String {
     }
 }
 
-/// A `LabelSelector` in the notation of `kubectl -l`; `<none>` when it selects everything.
+/// A `LabelSelector` in the notation of `kubectl -l`, ordered by key; `<none>` when it selects everything.
 fn label_selector(value: &Value) -> String {
-    let mut parts: Vec<String> = value["matchLabels"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={}", text(value)))
-        .collect();
-    for requirement in list(&value["matchExpressions"]) {
-        let (key, values) = (
-            text(&requirement["key"]),
-            joined(list(&requirement["values"]), text),
-        );
-        parts.push(match text(&requirement["operator"]) {
+    let labels = value["matchLabels"].as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| (key.as_str(), format!("{key}={}", text(value))));
+    let expressions = list(&value["matchExpressions"]).iter().map(|requirement| {
+        let key = text(&requirement["key"]);
+        let mut values: Vec<&str> = list(&requirement["values"]).iter().map(text).collect();
+        values.sort_unstable();
+        let values = values.join(",");
+        let shown = match text(&requirement["operator"]) {
             "In" => format!("{key} in ({values})"),
             "NotIn" => format!("{key} notin ({values})"),
             "Exists" => key.to_owned(),
             _ => format!("!{key}"),
-        });
-    }
+        };
+        (key, shown)
+    });
+    let mut parts: Vec<(&str, String)> = labels.chain(expressions).collect();
+    parts.sort_by_key(|(key, _)| *key);
     if parts.is_empty() {
-        NONE.to_owned()
-    } else {
-        parts.join(",")
+        return NONE.to_owned();
     }
+    let parts: Vec<String> = parts.into_iter().map(|(_, shown)| shown).collect();
+    parts.join(",")
 }
 
 /// The names and the images of a pod template's containers.

@@ -4,6 +4,8 @@
 //! integers, so the tables hold no pointer to relocate and their pages are shared and clean. The handles
 //! [`TypeRef`], [`Field`] and [`Elem`] are two bytes each and give the rows a readable face.
 
+use std::io::Read as _;
+
 include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
 /// A served type: a `Copy` handle into the static tables.
@@ -17,6 +19,16 @@ pub struct Field(u16);
 /// A type expression (of list elements, map values, fields): a `Copy` handle into the static tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Elem(u16);
+
+/// The descriptions of all types and fields: upstream's own sentences, inflated.
+///
+/// They are kept deflated (a quarter of their size, in read-only pages) and inflated by whoever writes documents, for as
+/// long as that takes: an idle server has no page of them in memory.
+pub struct Descriptions {
+    text: String,
+    /// Where each text ends: those of all types, then those of all fields.
+    ends: Vec<u32>,
+}
 
 /// What a field holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,6 +86,43 @@ pub enum ListType {
     Set,
     /// Unique by the keys of [`Field::list_map_keys`].
     Map,
+}
+
+impl Descriptions {
+    /// Inflates them.
+    pub fn inflate() -> Descriptions {
+        let mut text = String::with_capacity(DESCRIPTIONS_LENGTH);
+        // The bytes are part of the program: what they inflate to was text when it was built.
+        let result = flate2::read::DeflateDecoder::new(DESCRIPTIONS).read_to_string(&mut text);
+        debug_assert!(result.is_ok_and(|length| length == DESCRIPTIONS_LENGTH));
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == 0);
+        let ends = ends.map(|(end, _)| end as u32).collect();
+        Descriptions { text, ends }
+    }
+
+    /// What a type is; empty if upstream does not say.
+    pub fn of_type(&self, ty: TypeRef) -> &str {
+        self.get(usize::from(ty.0))
+    }
+
+    /// What a field means; empty if upstream does not say.
+    pub fn of_field(&self, field: Field) -> &str {
+        self.get(TYPES.len() + usize::from(field.0))
+    }
+
+    fn get(&self, index: usize) -> &str {
+        let end = |index: usize| self.ends.get(index).map(|end| *end as usize);
+        let start = index.checked_sub(1).and_then(end).map_or(0, |end| end + 1);
+        end(index)
+            .and_then(|end| self.text.get(start..end))
+            .unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Descriptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Descriptions({} bytes)", self.text.len())
+    }
 }
 
 impl TypeRef {
@@ -397,6 +446,26 @@ mod tests {
         let names: Vec<_> = TypeRef::all().map(TypeRef::name).collect();
         assert!(names.windows(2).all(|w| w[0] < w[1]));
         assert!(TypeRef::all().all(|t| t.name().ends_with(&format!(".{}", t.short_name()))));
+    }
+
+    #[test]
+    fn nearly_everything_is_described() {
+        let descriptions = Descriptions::inflate();
+        let pod = ty("io.k8s.api.core.v1.Pod");
+        assert!(descriptions.of_type(pod).starts_with("Pod is a collection"));
+        let of = |field: &str| descriptions.of_field(pod.field(field).unwrap());
+        assert!(of("spec").contains("desired behavior of the pod"));
+        assert!(of("apiVersion").starts_with("APIVersion defines"));
+        let last = TypeRef::all().last().unwrap();
+        assert!(
+            last.fields()
+                .all(|field| !descriptions.of_field(field).is_empty())
+        );
+        let fields: Vec<Field> = TypeRef::all().flat_map(TypeRef::fields).collect();
+        let bare = fields
+            .iter()
+            .filter(|field| descriptions.of_field(**field).is_empty());
+        assert!(bare.count() * 20 < fields.len());
     }
 
     #[test]

@@ -1,8 +1,12 @@
 //! Discovery, OpenAPI, version and health: the paths that are about the server itself.
 
-use std::collections::BTreeMap;
+use std::{cell::LazyCell, collections::BTreeMap};
 
-use api::{discovery, openapi};
+use api::{
+    discovery::{self, Aggregated},
+    openapi,
+    schema::Descriptions,
+};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
 use parking_lot::Mutex;
@@ -21,18 +25,25 @@ use crate::{
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.0+orlop";
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-
 const JSON: &str = "application/json";
 
 /// The v2 document as gnostic's message; the second name is an old one of the same.
-const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-const OPENAPI_V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+
+/// A v3 document as gnostic's message; the second name is an old one of the same.
+const OPENAPI_V3_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
+];
 
 /// The hashes of the documents, which clients cache by.
 ///
 /// Documents are written anew for whoever asks: that takes milliseconds, most clients ask with a hash and need none, and
 /// some megabytes of text would otherwise stay in memory for good. The registry does not change, so hashes stay true.
+/// All encodings of a document share the hash of its JSON, as they do upstream; `Vary` keeps caches from mixing them.
 #[derive(Default)]
 pub(crate) struct Documents {
     /// By path as in the v3 index; other documents have a space in their name, which no path has.
@@ -86,7 +97,7 @@ pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<H
         ["apis", group, version] => discovery::api_resource_list(&api.registry, group, version)
             .map(|document| value(uri, headers, &document)),
         ["openapi", "v2"] => openapi_v2(api, headers),
-        ["openapi", "v3"] => conditional(api, headers, "v3 index", JSON, || Some(openapi_index(api))),
+        ["openapi", "v3"] => conditional(api, headers, "v3 index", JSON, || Some(openapi_index(api)), Some),
         ["openapi", "v3", rest @ ..] => openapi_v3(api, uri, headers, &rest.join("/")),
         [".well-known", "openid-configuration"] => {
             let issuer = &api.config.service_account_issuer;
@@ -127,19 +138,21 @@ fn value(uri: &Uri, headers: &HeaderMap, document: &Value) -> HttpResponse {
     value_response(StatusCode::OK, output(uri, headers), document)
 }
 
-/// A document with an ETag, or 304 when the client has it already; `None` when there is no such document.
+/// A document with an ETag, or 304 when the client has it already; `None` when there is no such document. `encode` turns
+/// its JSON into what is sent.
 fn conditional(
     api: &Api,
     headers: &HeaderMap,
     name: &str,
     content_type: &'static str,
     write: impl Fn() -> Option<Vec<u8>>,
+    encode: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>,
 ) -> Option<HttpResponse> {
     let Hashed { hash, text } = api.documents.hashed(name, &write)?;
     let mut answer = if is_known(headers, &hash) {
         not_modified()
     } else {
-        response(StatusCode::OK, content_type, text.or_else(write)?)
+        response(StatusCode::OK, content_type, encode(text.or_else(write)?)?)
     };
     tag(&mut answer, &hash);
     Some(answer)
@@ -169,40 +182,58 @@ fn tag(answer: &mut HttpResponse, hash: &str) {
         .insert(header::VARY, HeaderValue::from_static("Accept"));
 }
 
-/// How the v2 document goes out: the first of what the client accepts that there is.
-fn openapi_v2_type(headers: &HeaderMap) -> Option<&'static str> {
+/// How an OpenAPI document goes out: the first of what the client accepts that there is.
+fn openapi_type(headers: &HeaderMap, protobuf: [&'static str; 2]) -> Option<&'static str> {
     if !headers.contains_key(header::ACCEPT) {
         return Some(JSON);
     }
     let ranges = negotiation::accepted(headers);
     ranges.iter().find_map(|range| match range.media_type {
         JSON | "application/*" | "*/*" => Some(JSON),
-        OPENAPI_V2_PROTOBUF | OPENAPI_V2_PROTOBUF_OLD => Some(OPENAPI_V2_PROTOBUF),
-        _ => None,
+        media_type => protobuf.contains(&media_type).then_some(protobuf[0]),
     })
 }
 
+/// The JSON of a document as what was negotiated.
+fn openapi_encoded(
+    json: Vec<u8>,
+    content_type: &str,
+    protobuf: impl FnOnce(&[u8]) -> Result<Vec<u8>, serde_json::Error>,
+) -> Option<Vec<u8>> {
+    if content_type == JSON {
+        return Some(json);
+    }
+    protobuf(&json)
+        .inspect_err(|error| tracing::error!(%error, "cannot write an OpenAPI document as protobuf"))
+        .ok()
+}
+
 fn openapi_v2(api: &Api, headers: &HeaderMap) -> Option<HttpResponse> {
-    let Some(content_type) = openapi_v2_type(headers) else {
+    let Some(content_type) = openapi_type(headers, OPENAPI_V2_PROTOBUF) else {
         return Some(text(StatusCode::NOT_ACCEPTABLE, Body::empty()));
     };
-    conditional(api, headers, &format!("v2 {content_type}"), content_type, || {
-        let json = openapi::v2(&api.registry, KUBERNETES_VERSION);
-        if content_type == JSON {
-            return Some(json);
-        }
-        let protobuf = openapi::v2_protobuf(&json);
-        protobuf
-            .inspect_err(|error| tracing::error!(%error, "cannot write the v2 document as protobuf"))
-            .ok()
+    let write = || {
+        Some(openapi::v2(
+            &api.registry,
+            &Descriptions::inflate(),
+            KUBERNETES_VERSION,
+        ))
+    };
+    conditional(api, headers, "v2 document", content_type, write, |json| {
+        openapi_encoded(json, content_type, openapi::v2_protobuf)
     })
 }
 
 /// The document of a group-version. The index gives its address with its hash, which makes the answer good for ever; an
 /// address with an old hash leads to the present one.
 fn openapi_v3(api: &Api, uri: &Uri, headers: &HeaderMap, path: &str) -> Option<HttpResponse> {
-    let write = || openapi::v3(&api.registry, path, KUBERNETES_VERSION);
-    let mut answer = conditional(api, headers, path, JSON, write)?;
+    let Some(content_type) = openapi_type(headers, OPENAPI_V3_PROTOBUF) else {
+        return Some(text(StatusCode::NOT_ACCEPTABLE, Body::empty()));
+    };
+    let write = || openapi::v3(&api.registry, &Descriptions::inflate(), path, KUBERNETES_VERSION);
+    let mut answer = conditional(api, headers, path, content_type, write, |json| {
+        openapi_encoded(json, content_type, openapi::v3_protobuf)
+    })?;
     let asked = query(uri, "hash").filter(|hash| !hash.is_empty());
     let Some(asked) = asked else {
         return Some(answer);
@@ -236,21 +267,24 @@ fn in_a_year() -> Option<HeaderValue> {
 
 /// `/api` or `/apis`, in the aggregated form for the clients that prefer it.
 fn discovery_document(api: &Api, uri: &Uri, headers: &HeaderMap, core: bool) -> HttpResponse {
-    let aggregated = negotiation::accepted(headers).into_iter().find_map(|range| {
-        if range.media_type != "application/json" && range.media_type != "*/*" {
+    let preferred = negotiation::accepted(headers).into_iter().find_map(|range| {
+        if !matches!(range.media_type, JSON | "application/*" | "*/*") {
             return None;
         }
         match (range.parameter("as"), range.parameter("g"), range.parameter("v")) {
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(true),
-            ("", _, _) => Some(false),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Some(Some(Aggregated::V2)),
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => Some(Some(Aggregated::V2Beta1)),
+            ("", _, _) => Some(None),
             _ => None,
         }
     });
-    if aggregated == Some(true) {
-        let name = if core { "core discovery" } else { "group discovery" };
-        let list = || discovery::api_group_discovery_list(&api.registry, core);
-        let write = || Some(list().to_string().into_bytes());
-        if let Some(answer) = conditional(api, headers, name, AGGREGATED, write) {
+    if let Some(Some(version)) = preferred {
+        let name = format!("discovery {core} {version:?}");
+        let write = || {
+            let list = discovery::api_group_discovery_list(&api.registry, core, version);
+            Some(list.to_string().into_bytes())
+        };
+        if let Some(answer) = conditional(api, headers, &name, version.content_type(), write, Some) {
             return answer;
         }
     }
@@ -269,8 +303,9 @@ fn discovery_document(api: &Api, uri: &Uri, headers: &HeaderMap, core: bool) -> 
 /// The index names each document with its hash, so that clients fetch only what changed.
 fn openapi_index(api: &Api) -> Vec<u8> {
     let mut paths = serde_json::Map::new();
+    let descriptions = LazyCell::new(Descriptions::inflate);
     for path in openapi::v3_paths(&api.registry) {
-        let write = || openapi::v3(&api.registry, &path, KUBERNETES_VERSION);
+        let write = || openapi::v3(&api.registry, &descriptions, &path, KUBERNETES_VERSION);
         if let Some(Hashed { hash, .. }) = api.documents.hashed(&path, write) {
             let url = openapi_v3_url(&path, &hash);
             paths.insert(path, json!({"serverRelativeURL": url}));

@@ -3,7 +3,7 @@
 use super::Dialect;
 use super::json::Json;
 use crate::registry::{GroupVersionKind, Name, Registry};
-use crate::schema::{Field, FieldType, ListType, TypeRef};
+use crate::schema::{Descriptions, Field, FieldType, ListType, TypeRef};
 use std::collections::BTreeSet;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -39,17 +39,18 @@ const SCHEMA_OR_STRINGS: &str =
     "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray";
 
 /// The definitions of a document: collects the names that paths mention, then writes them and what they reach.
-pub(super) struct Definitions {
+pub(super) struct Definitions<'a> {
     /// The document's format.
     pub(super) dialect: Dialect,
+    descriptions: &'a Descriptions,
     wanted: BTreeSet<&'static str>,
     /// OpenAPI package, group, version.
     packages: Vec<(&'static str, Name, Name)>,
 }
 
-impl Definitions {
+impl<'a> Definitions<'a> {
     /// None wanted yet.
-    pub(super) fn new(registry: &Registry, dialect: Dialect) -> Self {
+    pub(super) fn new(registry: &Registry, descriptions: &'a Descriptions, dialect: Dialect) -> Self {
         let mut packages: Vec<(&'static str, Name, Name)> = Vec::new();
         for resource in registry.resources() {
             let package = package(resource.schema.name());
@@ -59,6 +60,7 @@ impl Definitions {
         }
         Definitions {
             dialect,
+            descriptions,
             wanted: BTreeSet::new(),
             packages,
         }
@@ -106,13 +108,15 @@ impl Definitions {
     }
 
     fn object(&self, json: &mut Json, ty: TypeRef) {
+        describe(json, self.descriptions.of_type(ty));
         json.key("type").string("object");
         let mut fields = ty.fields().peekable();
         if fields.peek().is_some() {
             json.key("properties").object(|json| {
                 for field in fields {
-                    json.key(field.name())
-                        .object(|json| property(json, self.dialect, field));
+                    json.key(field.name()).object(|json| {
+                        property(json, self.dialect, self.descriptions.of_field(field), field)
+                    });
                 }
             });
         }
@@ -228,7 +232,14 @@ fn scalar(json: &mut Json, dialect: Dialect, name: &str) {
     }
 }
 
-fn property(json: &mut Json, dialect: Dialect, field: Field) {
+fn describe(json: &mut Json, description: &str) {
+    if !description.is_empty() {
+        json.key("description").string(description);
+    }
+}
+
+fn property(json: &mut Json, dialect: Dialect, description: &str, field: Field) {
+    describe(json, description);
     let strategy = match (field.patch_merges(), field.patch_retains_keys()) {
         (true, true) => Some("merge,retainKeys"),
         (true, false) => Some("merge"),
@@ -241,7 +252,7 @@ fn property(json: &mut Json, dialect: Dialect, field: Field) {
         ListType::Set => Some("set"),
         ListType::Map => Some("map"),
     };
-    let has_siblings = strategy.is_some() || field.is_atomic();
+    let has_siblings = strategy.is_some() || field.is_atomic() || !description.is_empty();
     value(json, dialect, field.ty(), default(field), has_siblings);
     if field.list_map_keys().next().is_some() {
         json.key("x-kubernetes-list-map-keys").array(|json| {

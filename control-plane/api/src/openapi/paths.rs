@@ -28,9 +28,9 @@ const ANY_CONTENT: &[&str] = &["*/*"];
 const TEXT_CONTENT: &[&str] = &["text/plain"];
 
 /// Writes the members of `paths`.
-pub(super) struct Paths<'a> {
+pub(super) struct Paths<'a, 'd> {
     json: &'a mut Json,
-    definitions: &'a mut Definitions,
+    definitions: &'a mut Definitions<'d>,
 }
 
 /// One method of a path.
@@ -50,8 +50,8 @@ struct Operation<'a> {
     codes: &'static [&'static str],
 }
 
-impl<'a> Paths<'a> {
-    pub(super) fn new(json: &'a mut Json, definitions: &'a mut Definitions) -> Self {
+impl<'a, 'd> Paths<'a, 'd> {
+    pub(super) fn new(json: &'a mut Json, definitions: &'a mut Definitions<'d>) -> Self {
         Paths { json, definitions }
     }
 
@@ -179,7 +179,7 @@ struct ResourcePaths<'a> {
 }
 
 impl ResourcePaths<'_> {
-    fn write(&self, paths: &mut Paths<'_>, base: &str) {
+    fn write(&self, paths: &mut Paths<'_, '_>, base: &str) {
         let plural = &self.resource.plural;
         let mut collection = format!("{base}/{plural}");
         let mut segments = Vec::new();
@@ -232,7 +232,7 @@ impl ResourcePaths<'_> {
     /// A subresource that hands the connection on: any method it takes, no schema.
     fn connect(
         &self,
-        paths: &mut Paths<'_>,
+        paths: &mut Paths<'_, '_>,
         path: &str,
         segments: &mut Vec<&'static str>,
         subresource: &Subresource,
@@ -397,7 +397,7 @@ impl Operation<'_> {
         }
     }
 
-    fn write(&self, json: &mut Json, definitions: &mut Definitions) {
+    fn write(&self, json: &mut Json, definitions: &mut Definitions<'_>) {
         let dialect = definitions.dialect;
         json.key("description").string(&self.description);
         json.key("operationId").string(&self.id);
@@ -448,7 +448,7 @@ impl Operation<'_> {
         }
     }
 
-    fn request_body(&self, json: &mut Json, definitions: &mut Definitions) {
+    fn request_body(&self, json: &mut Json, definitions: &mut Definitions<'_>) {
         let Some((content, definition, required)) = self.body else {
             return;
         };
@@ -465,7 +465,7 @@ impl Operation<'_> {
         });
     }
 
-    fn response(&self, json: &mut Json, definitions: &mut Definitions, code: &str) {
+    fn response(&self, json: &mut Json, definitions: &mut Definitions<'_>, code: &str) {
         json.key("description").string(match code {
             "201" => "Created",
             "202" => "Accepted",

@@ -5,22 +5,30 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 
 fn documents() -> Vec<(String, Value)> {
-    let registry = Registry::builtin();
+    let (registry, descriptions) = (Registry::builtin(), Descriptions::inflate());
     let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
     let mut documents: Vec<_> = v3_paths(&registry)
         .into_iter()
         .map(|path| {
-            let document = parse(&v3(&registry, &path, "v1").unwrap());
+            let document = parse(&v3(&registry, &descriptions, &path, "v1").unwrap());
             (path, document)
         })
         .collect();
-    documents.push(("v2".to_owned(), parse(&v2(&registry, "v1"))));
+    documents.push(("v2".to_owned(), parse(&v2(&registry, &descriptions, "v1"))));
     documents
 }
 
 fn document(path: &str) -> Value {
-    let bytes = v3(&Registry::builtin(), path, "v1").unwrap();
+    let bytes = v3(&Registry::builtin(), &Descriptions::inflate(), path, "v1").unwrap();
     serde_json::from_slice(&bytes).unwrap()
+}
+
+/// A property without its description.
+fn property(definition: &Value, name: &str) -> Value {
+    let mut property = definition["properties"][name].clone();
+    let description = property.as_object_mut().unwrap().remove("description");
+    assert!(description.is_some_and(|text| text != ""), "{name}");
+    property
 }
 
 fn schema<'a>(document: &'a Value, name: &str) -> &'a Value {
@@ -192,34 +200,34 @@ fn fields_carry_what_client_side_apply_needs() {
     assert!(required.contains(&json!("template")) && required.contains(&json!("selector")));
     assert!(!required.contains(&json!("replicas")));
     assert_eq!(
-        spec["properties"]["strategy"],
+        property(spec, "strategy"),
         json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.api.apps.v1.DeploymentStrategy"}],
             "default": {}, "x-kubernetes-patch-strategy": "retainKeys"})
     );
     assert_eq!(
-        spec["properties"]["replicas"],
+        property(spec, "replicas"),
         json!({"type": "integer", "format": "int32"})
     );
     let container = schema(&document, "io.k8s.api.core.v1.Container");
     assert_eq!(
-        container["properties"]["ports"],
+        property(container, "ports"),
         json!({"type": "array",
             "items": {"allOf": [{"$ref": "#/components/schemas/io.k8s.api.core.v1.ContainerPort"}], "default": {}},
             "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["containerPort", "protocol"],
             "x-kubernetes-patch-merge-key": "containerPort", "x-kubernetes-patch-strategy": "merge"})
     );
     assert_eq!(
-        container["properties"]["name"],
+        property(container, "name"),
         json!({"type": "string", "default": ""})
     );
     let port = schema(&document, "io.k8s.api.core.v1.ContainerPort");
     assert_eq!(
-        port["properties"]["protocol"],
+        property(port, "protocol"),
         json!({"type": "string", "default": "TCP"})
     );
     let requirements = schema(&document, "io.k8s.api.core.v1.ResourceRequirements");
     assert_eq!(
-        requirements["properties"]["limits"],
+        property(requirements, "limits"),
         json!({"type": "object", "additionalProperties":
             {"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.api.resource.Quantity"}})
     );
@@ -233,9 +241,10 @@ fn fields_carry_what_client_side_apply_needs() {
         "atomic"
     );
     let meta = schema(&document, "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    // v3 ignores what stands beside a reference, so that it is wrapped where there is a description.
     assert_eq!(
-        meta["properties"]["creationTimestamp"],
-        json!({"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Time"})
+        property(meta, "creationTimestamp"),
+        json!({"allOf": [{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Time"}]})
     );
     let selector = schema(&document, "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector");
     assert_eq!(selector["x-kubernetes-map-type"], "atomic");
@@ -265,7 +274,7 @@ fn shared_kinds_name_every_group() {
 
 #[test]
 fn unknown_paths_have_no_document() {
-    let registry = Registry::builtin();
+    let (registry, descriptions) = (Registry::builtin(), Descriptions::inflate());
     for path in [
         "",
         "apis/nope",
@@ -275,13 +284,14 @@ fn unknown_paths_have_no_document() {
         "apis//v1",
         "apis/apps/v1/x",
     ] {
-        assert!(v3(&registry, path, "v1").is_none(), "{path}");
+        assert!(v3(&registry, &descriptions, path, "v1").is_none(), "{path}");
     }
 }
 
 #[test]
 fn v2_shares_parameters_and_has_no_defaults() {
-    let document: Value = serde_json::from_slice(&v2(&Registry::builtin(), "v1.37.0")).unwrap();
+    let document: Value =
+        serde_json::from_slice(&v2(&Registry::builtin(), &Descriptions::inflate(), "v1.37.0")).unwrap();
     assert_eq!(
         (&document["swagger"], &document["info"]["version"]),
         (&json!("2.0"), &json!("v1.37.0"))
@@ -296,7 +306,7 @@ fn v2_shares_parameters_and_has_no_defaults() {
     );
     let spec = &document["definitions"]["io.k8s.api.apps.v1.DeploymentSpec"];
     assert_eq!(
-        spec["properties"]["strategy"],
+        property(spec, "strategy"),
         json!({"$ref": "#/definitions/io.k8s.api.apps.v1.DeploymentStrategy",
             "x-kubernetes-patch-strategy": "retainKeys"})
     );

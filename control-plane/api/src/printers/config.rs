@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    AGE, NAME, NONE, Printer, age, boolean, integer, list, name, number, string, text, text_or_none,
+    AGE, NAME, NONE, Printer, age, boolean, integer, label_selector, list, name, number, string, text,
+    text_or_none,
 };
 
 pub(super) const NAME_AND_AGE: Printer = Printer {
@@ -14,10 +15,10 @@ pub(super) const NAME_AND_AGE: Printer = Printer {
 pub(super) const PRIORITY_CLASS: Printer = Printer {
     columns: &[
         NAME,
-        integer("Value"),
-        boolean("Global-Default"),
+        integer("Value").of("scheduling.v1.PriorityClass", "value"),
+        boolean("Global-Default").of("scheduling.v1.PriorityClass", "globalDefault"),
         AGE,
-        string("PreemptionPolicy"),
+        string("PreemptionPolicy").of("scheduling.v1.PriorityClass", "preemptionPolicy"),
     ],
     row: |object, now| {
         vec![
@@ -34,7 +35,11 @@ pub(super) const PRIORITY_CLASS: Printer = Printer {
 };
 
 pub(super) const LEASE: Printer = Printer {
-    columns: &[NAME, string("Holder"), AGE],
+    columns: &[
+        NAME,
+        string("Holder").of("coordination.v1.LeaseSpec", "holderIdentity"),
+        AGE,
+    ],
     row: |object, now| {
         vec![
             name(object),
@@ -45,7 +50,7 @@ pub(super) const LEASE: Printer = Printer {
 };
 
 pub(super) const RUNTIME_CLASS: Printer = Printer {
-    columns: &[NAME, string("Handler"), AGE],
+    columns: &[NAME, string("Handler").of("node.v1.RuntimeClass", "handler"), AGE],
     row: |object, now| vec![name(object), text(&object["handler"]).into(), age(object, now)],
 };
 
@@ -60,22 +65,36 @@ pub(super) const WEBHOOKS: Printer = Printer {
     },
 };
 
-pub(super) const ADMISSION_POLICY: Printer = Printer {
+pub(super) const VALIDATING_ADMISSION_POLICY: Printer = Printer {
     columns: &[NAME, integer("Validations"), string("ParamKind"), AGE],
     row: |object, now| {
-        let spec = &object["spec"];
-        let kind = match &spec["paramKind"] {
-            Value::Null => "<unset>".to_owned(),
-            kind => format!("{}/{}", text(&kind["apiVersion"]), text(&kind["kind"])),
-        };
         vec![
             name(object),
-            list(&spec["validations"]).len().into(),
-            kind.into(),
+            list(&object["spec"]["validations"]).len().into(),
+            parameter_kind(object).into(),
             age(object, now),
         ]
     },
 };
+
+pub(super) const MUTATING_ADMISSION_POLICY: Printer = Printer {
+    columns: &[NAME, integer("Mutations"), string("ParamKind"), AGE],
+    row: |object, now| {
+        vec![
+            name(object),
+            list(&object["spec"]["mutations"]).len().into(),
+            parameter_kind(object).into(),
+            age(object, now),
+        ]
+    },
+};
+
+fn parameter_kind(policy: &Value) -> String {
+    match &policy["spec"]["paramKind"] {
+        Value::Null => "<unset>".to_owned(),
+        kind => format!("{}/{}", text(&kind["apiVersion"]), text(&kind["kind"])),
+    }
+}
 
 pub(super) const ADMISSION_POLICY_BINDING: Printer = Printer {
     columns: &[NAME, string("PolicyName"), string("ParamRef"), AGE],
@@ -84,7 +103,9 @@ pub(super) const ADMISSION_POLICY_BINDING: Printer = Printer {
         let parameters = match &spec["paramRef"] {
             Value::Null => "<unset>".to_owned(),
             reference => match (text(&reference["namespace"]), text(&reference["name"])) {
-                ("", name) => name.to_owned(),
+                (_, "") => label_selector(&reference["selector"]),
+                // Whether the parameter has a namespace cannot be told from here.
+                ("", name) => format!("*/{name}"),
                 (namespace, name) => format!("{namespace}/{name}"),
             },
         };
@@ -119,9 +140,9 @@ pub(super) const API_SERVICE: Printer = Printer {
 pub(super) const FLOW_SCHEMA: Printer = Printer {
     columns: &[
         NAME,
-        string("PriorityLevel"),
-        integer("MatchingPrecedence"),
-        string("DistinguisherMethod"),
+        string("PriorityLevel").of("flowcontrol.v1.PriorityLevelConfigurationReference", "name"),
+        string("MatchingPrecedence").of("flowcontrol.v1.FlowSchemaSpec", "matchingPrecedence"),
+        string("DistinguisherMethod").of("flowcontrol.v1.FlowSchemaSpec", "distinguisherMethod"),
         AGE,
         string("MissingPL"),
     ],
@@ -146,26 +167,24 @@ pub(super) const FLOW_SCHEMA: Printer = Printer {
 pub(super) const PRIORITY_LEVEL: Printer = Printer {
     columns: &[
         NAME,
-        string("Type"),
-        string("NominalConcurrencyShares"),
-        string("Queues"),
-        string("HandSize"),
-        string("QueueLengthLimit"),
+        string("Type").of("flowcontrol.v1.PriorityLevelConfigurationSpec", "type"),
+        string("NominalConcurrencyShares").of(
+            "flowcontrol.v1.LimitedPriorityLevelConfiguration",
+            "nominalConcurrencyShares",
+        ),
+        string("Queues").of("flowcontrol.v1.QueuingConfiguration", "queues"),
+        string("HandSize").of("flowcontrol.v1.QueuingConfiguration", "handSize"),
+        string("QueueLengthLimit").of("flowcontrol.v1.QueuingConfiguration", "queueLengthLimit"),
         AGE,
     ],
     row: |object, now| {
         let spec = &object["spec"];
         let shown = |value: &Value| value.as_i64().map_or(Value::from(NONE), Value::from);
-        let settings = if spec["type"] == "Exempt" {
-            &spec["exempt"]
-        } else {
-            &spec["limited"]
-        };
         let queuing = &spec["limited"]["limitResponse"]["queuing"];
         vec![
             name(object),
             text(&spec["type"]).into(),
-            shown(&settings["nominalConcurrencyShares"]),
+            shown(&spec["limited"]["nominalConcurrencyShares"]),
             shown(&queuing["queues"]),
             shown(&queuing["handSize"]),
             shown(&queuing["queueLengthLimit"]),

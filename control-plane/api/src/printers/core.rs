@@ -21,7 +21,7 @@ pub(super) const NAMESPACE: Printer = Printer {
 };
 
 pub(super) const CONFIG_MAP: Printer = Printer {
-    columns: &[NAME, string("Data"), AGE],
+    columns: &[NAME, string("Data").of("core.v1.ConfigMap", "data"), AGE],
     row: |object, now| {
         vec![
             name(object),
@@ -32,7 +32,12 @@ pub(super) const CONFIG_MAP: Printer = Printer {
 };
 
 pub(super) const SECRET: Printer = Printer {
-    columns: &[NAME, string("Type"), string("Data"), AGE],
+    columns: &[
+        NAME,
+        string("Type").of("core.v1.Secret", "type"),
+        string("Data").of("core.v1.Secret", "data"),
+        AGE,
+    ],
     row: |object, now| {
         vec![
             name(object),
@@ -44,7 +49,11 @@ pub(super) const SECRET: Printer = Printer {
 };
 
 pub(super) const SERVICE_ACCOUNT: Printer = Printer {
-    columns: &[NAME, string("Secrets"), AGE],
+    columns: &[
+        NAME,
+        string("Secrets").of("core.v1.ServiceAccount", "secrets"),
+        AGE,
+    ],
     row: |object, now| {
         vec![
             name(object),
@@ -73,7 +82,8 @@ pub(super) const RESOURCE_QUOTA: Printer = Printer {
         let (hard, used) = (&object["status"]["hard"], &object["status"]["used"]);
         let (mut requests, mut limits) = (Vec::new(), Vec::new());
         for (resource, amount) in hard.as_object().into_iter().flatten() {
-            let cell = format!("{resource}: {}/{}", text(&used[resource.as_str()]), text(amount));
+            let used = used[resource.as_str()].as_str().unwrap_or("0");
+            let cell = format!("{resource}: {used}/{}", text(amount));
             if resource.starts_with("limits.") {
                 limits.push(cell)
             } else {
@@ -99,12 +109,12 @@ pub(super) const COMPONENT_STATUS: Printer = Printer {
             Some(condition) if condition["status"] == "True" => {
                 ("Healthy", text(&condition["message"]), text(&condition["error"]))
             }
-            Some(condition) if condition["status"] == "False" => (
+            Some(condition) => (
                 "Unhealthy",
                 text(&condition["message"]),
                 text(&condition["error"]),
             ),
-            _ => ("Unknown", "", ""),
+            None => ("Unknown", "", ""),
         };
         vec![name(object), status.into(), message.into(), error.into()]
     },
@@ -112,20 +122,21 @@ pub(super) const COMPONENT_STATUS: Printer = Printer {
 
 pub(super) const EVENT: Printer = Printer {
     columns: &[
-        string("Last Seen"),
-        string("Type"),
-        string("Reason"),
-        string("Object"),
-        wide("Subobject"),
-        wide("Source"),
-        string("Message"),
-        wide("First Seen"),
-        wide("Count"),
+        string("Last Seen").of("core.v1.Event", "lastTimestamp"),
+        string("Type").of("core.v1.Event", "type"),
+        string("Reason").of("core.v1.Event", "reason"),
+        string("Object").of("core.v1.Event", "involvedObject"),
+        wide("Subobject").of("core.v1.ObjectReference", "fieldPath"),
+        wide("Source").of("core.v1.Event", "source"),
+        string("Message").of("core.v1.Event", "message"),
+        wide("First Seen").of("core.v1.Event", "firstTimestamp"),
+        wide("Count").of("core.v1.Event", "count"),
         Column {
             name: "Name",
             ty: "string",
             format: "name",
             priority: 1,
+            describes: Some((super::OBJECT_META, "name")),
         },
     ],
     row: event,
@@ -159,11 +170,10 @@ fn event(object: &Value, now: Timestamp) -> Vec<Value> {
     } else if count == 0 {
         count = 1;
     }
-    let target = format!(
-        "{}/{}",
-        text(&involved["kind"]).to_lowercase(),
-        text(&involved["name"])
-    );
+    let mut target = text(&involved["kind"]).to_lowercase();
+    if !text(&involved["name"]).is_empty() {
+        target = format!("{target}/{}", text(&involved["name"]));
+    }
     let source = either("source", "deprecatedSource");
     let component = match text(&source["component"]) {
         "" => text(either("reportingComponent", "reportingController")),
@@ -173,7 +183,7 @@ fn event(object: &Value, now: Timestamp) -> Vec<Value> {
         "" => text(&object["reportingInstance"]),
         host => host,
     };
-    let source = if instance.is_empty() || instance == component {
+    let source = if instance.is_empty() {
         component.to_owned()
     } else {
         format!("{component}, {instance}")

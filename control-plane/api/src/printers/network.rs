@@ -12,12 +12,12 @@ use super::{
 pub(super) const SERVICE: Printer = Printer {
     columns: &[
         NAME,
-        string("Type"),
-        string("Cluster-IP"),
-        string("External-IP"),
-        string("Port(s)"),
+        string("Type").of("core.v1.ServiceSpec", "type"),
+        string("Cluster-IP").of("core.v1.ServiceSpec", "clusterIP"),
+        string("External-IP").of("core.v1.ServiceSpec", "externalIPs"),
+        string("Port(s)").of("core.v1.ServiceSpec", "ports"),
         AGE,
-        wide("Selector"),
+        wide("Selector").of("core.v1.ServiceSpec", "selector"),
     ],
     row: |object, now| {
         let spec = &object["spec"];
@@ -41,17 +41,7 @@ fn external_ip(service: &Value) -> String {
     match text(&spec["type"]) {
         "ExternalName" => return text(&spec["externalName"]).to_owned(),
         "LoadBalancer" => {
-            let ingress = list(&service["status"]["loadBalancer"]["ingress"]);
-            let assigned: BTreeSet<&str> = ingress
-                .iter()
-                .map(|entry| {
-                    if entry["ip"].is_null() {
-                        text(&entry["hostname"])
-                    } else {
-                        text(&entry["ip"])
-                    }
-                })
-                .collect();
+            let assigned = assigned(service);
             if assigned.is_empty() && external.is_empty() {
                 return "<pending>".to_owned();
             }
@@ -66,6 +56,16 @@ fn external_ip(service: &Value) -> String {
     } else {
         external.join(",")
     }
+}
+
+/// The addresses, or host names, that a load balancer gave a Service or an Ingress, in order.
+fn assigned(object: &Value) -> BTreeSet<&str> {
+    let ingress = list(&object["status"]["loadBalancer"]["ingress"]).iter();
+    let shown = ingress.map(|entry| match text(&entry["ip"]) {
+        "" => text(&entry["hostname"]),
+        ip => ip,
+    });
+    shown.filter(|address| !address.is_empty()).collect()
 }
 
 fn ports(ports: &[Value]) -> String {
@@ -86,28 +86,27 @@ fn ports(ports: &[Value]) -> String {
 }
 
 pub(super) const ENDPOINTS: Printer = Printer {
-    columns: &[NAME, string("Endpoints"), AGE],
+    columns: &[NAME, string("Endpoints").of("core.v1.Endpoints", "subsets"), AGE],
     row: |object, now| vec![name(object), endpoints(object).into(), age(object, now)],
 };
 
-/// The first three `address:port` pairs of the ready addresses.
+/// The first three `address:port` pairs of the ready addresses, those of one port together.
 fn endpoints(object: &Value) -> String {
     let mut shown = Vec::new();
     for subset in list(&object["subsets"]) {
-        let addresses = list(&subset["addresses"])
+        let addresses: Vec<&str> = list(&subset["addresses"])
             .iter()
-            .map(|address| text(&address["ip"]));
+            .map(|address| text(&address["ip"]))
+            .collect();
         let ports = list(&subset["ports"]);
-        for address in addresses {
-            if ports.is_empty() {
-                shown.push(address.to_owned());
-            }
-            let host = if address.contains(':') {
-                format!("[{address}]")
-            } else {
-                address.to_owned()
-            };
-            shown.extend(ports.iter().map(|port| format!("{host}:{}", port["port"])));
+        if ports.is_empty() {
+            shown.extend(addresses.iter().map(|address| (*address).to_owned()));
+        }
+        for port in ports {
+            shown.extend(addresses.iter().map(|address| match address.contains(':') {
+                true => format!("[{address}]:{}", port["port"]),
+                false => format!("{address}:{}", port["port"]),
+            }));
         }
     }
     cut(&shown, 3)
@@ -116,9 +115,9 @@ fn endpoints(object: &Value) -> String {
 pub(super) const ENDPOINT_SLICE: Printer = Printer {
     columns: &[
         NAME,
-        string("AddressType"),
-        string("Ports"),
-        string("Endpoints"),
+        string("AddressType").of("discovery.v1.EndpointSlice", "addressType"),
+        string("Ports").of("discovery.v1.EndpointSlice", "ports"),
+        string("Endpoints").of("discovery.v1.EndpointSlice", "endpoints"),
         AGE,
     ],
     row: |object, now| {
@@ -166,23 +165,7 @@ pub(super) const INGRESS: Printer = Printer {
     ],
     row: |object, now| {
         let spec = &object["spec"];
-        let hosts: Vec<String> = list(&spec["rules"])
-            .iter()
-            .map(|rule| text(&rule["host"]).to_owned())
-            .filter(|host| !host.is_empty())
-            .collect();
-        let hosts = if hosts.is_empty() {
-            "*".to_owned()
-        } else {
-            cut(&hosts, 3)
-        };
-        let address = joined(
-            list(&object["status"]["loadBalancer"]["ingress"]),
-            |entry| match text(&entry["ip"]) {
-                "" => text(&entry["hostname"]),
-                ip => ip,
-            },
-        );
+        let address: Vec<&str> = assigned(object).into_iter().collect();
         let ports = if list(&spec["tls"]).is_empty() {
             "80"
         } else {
@@ -191,13 +174,31 @@ pub(super) const INGRESS: Printer = Printer {
         vec![
             name(object),
             text_or_none(&spec["ingressClassName"]),
-            hosts.into(),
-            address.into(),
+            hosts(list(&spec["rules"])).into(),
+            address.join(",").into(),
             ports.into(),
             age(object, now),
         ]
     },
 };
+
+/// The hosts of the first rules; what follows the third host is counted in rules, with a host or without.
+fn hosts(rules: &[Value]) -> String {
+    const MOST: usize = 3;
+    let mut shown: Vec<&str> = Vec::new();
+    let mut is_cut = false;
+    for rule in rules {
+        is_cut |= shown.len() == MOST;
+        if !is_cut && !text(&rule["host"]).is_empty() {
+            shown.push(text(&rule["host"]));
+        }
+    }
+    match (shown.join(","), is_cut) {
+        (all, _) if all.is_empty() => "*".to_owned(),
+        (first, true) => format!("{first} + {} more...", rules.len() - MOST),
+        (all, false) => all,
+    }
+}
 
 pub(super) const INGRESS_CLASS: Printer = Printer {
     columns: &[NAME, string("Controller"), string("Parameters"), AGE],
@@ -222,7 +223,11 @@ pub(super) const INGRESS_CLASS: Printer = Printer {
 };
 
 pub(super) const NETWORK_POLICY: Printer = Printer {
-    columns: &[NAME, string("Pod-Selector"), AGE],
+    columns: &[
+        NAME,
+        string("Pod-Selector").of("networking.v1.NetworkPolicySpec", "podSelector"),
+        AGE,
+    ],
     row: |object, now| {
         vec![
             name(object),
@@ -233,9 +238,15 @@ pub(super) const NETWORK_POLICY: Printer = Printer {
 };
 
 pub(super) const IP_ADDRESS: Printer = Printer {
-    columns: &[NAME, string("ParentRef"), AGE],
-    row: |object, now| {
+    columns: &[
+        NAME,
+        string("ParentRef").of("networking.v1.IPAddressSpec", "parentRef"),
+    ],
+    row: |object, _| {
         let parent = &object["spec"]["parentRef"];
+        if parent.is_null() {
+            return vec![name(object), NONE.into()];
+        }
         let parts = [
             text(&parent["resource"]),
             text(&parent["group"]),
@@ -252,12 +263,16 @@ pub(super) const IP_ADDRESS: Printer = Printer {
             .into_iter()
             .filter(|part| !part.is_empty())
             .collect();
-        vec![name(object), path.join("/").into(), age(object, now)]
+        vec![name(object), path.join("/").into()]
     },
 };
 
 pub(super) const SERVICE_CIDR: Printer = Printer {
-    columns: &[NAME, string("CIDRs"), AGE],
+    columns: &[
+        NAME,
+        string("CIDRs").of("networking.v1.ServiceCIDRSpec", "cidrs"),
+        AGE,
+    ],
     row: |object, now| {
         vec![
             name(object),

@@ -1,31 +1,35 @@
 //! Pods: the one table whose STATUS column is a small state machine.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{AGE, NAME, Printer, age, list, name, since, string, text, text_or_none, wide};
-use crate::table::Column;
 
 pub(super) const POD: Printer = Printer {
     columns: &[
         NAME,
         string("Ready"),
         string("Status"),
-        // A string although upstream says integer here too: `3 (10s ago)`.
-        Column {
-            name: "Restarts",
-            ty: "string",
-            format: "",
-            priority: 0,
-        },
+        // With the time of the last one: `3 (10s ago)`.
+        string("Restarts"),
         AGE,
-        wide("IP"),
-        wide("Node"),
-        wide("Nominated Node"),
-        wide("Readiness Gates"),
+        wide("IP").of("core.v1.PodStatus", "podIP"),
+        wide("Node").of("core.v1.PodSpec", "nodeName"),
+        wide("Nominated Node").of("core.v1.PodStatus", "nominatedNodeName"),
+        wide("Readiness Gates").of("core.v1.PodSpec", "readinessGates"),
     ],
     row,
 };
+
+/// What a row says besides its cells: of a pod that has ended, that it has, and how.
+pub(super) fn conditions(pod: &Value) -> Option<Value> {
+    let (reason, message) = match text(&pod["status"]["phase"]) {
+        "Succeeded" => ("Succeeded", "The pod has completed successfully."),
+        "Failed" => ("Failed", "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
+}
 
 fn row(pod: &Value, now: Timestamp) -> Vec<Value> {
     let shown = summarize(pod);
@@ -80,11 +84,13 @@ fn summarize(pod: &Value) -> Summary {
     if gated {
         summary.status = "SchedulingGated".to_owned();
     }
-    let initializing = init_containers(spec, status, &mut summary);
+    let (initializing, sidecars) = init_containers(spec, status, &mut summary);
     let initialized = list(&status["conditions"])
         .iter()
         .any(|c| c["type"] == "Initialized" && c["status"] == "True");
     if !initializing || initialized {
+        // Restarts of finished init containers are history; those of sidecars go on counting.
+        (summary.restarts, summary.last_restart) = sidecars;
         let has_running = containers(status, &mut summary);
         if summary.status == "Completed" && has_running {
             let ready = list(&status["conditions"])
@@ -103,8 +109,9 @@ fn summarize(pod: &Value) -> Summary {
     summary
 }
 
-/// Looks at the init containers in order; true when one of them keeps the others waiting.
-fn init_containers(spec: &Value, status: &Value, summary: &mut Summary) -> bool {
+/// Looks at the init containers in order; whether one of them keeps the others waiting, and how often sidecars were
+/// restarted, and when last.
+fn init_containers(spec: &Value, status: &Value, summary: &mut Summary) -> (bool, (i64, Option<Value>)) {
     let declared = list(&spec["initContainers"]);
     let is_sidecar = |name: &Value| {
         declared
@@ -142,11 +149,7 @@ fn init_containers(spec: &Value, status: &Value, summary: &mut Summary) -> bool 
         initializing = true;
         break;
     }
-    if !initializing {
-        // Restarts of finished init containers are history; those of sidecars go on counting.
-        (summary.restarts, summary.last_restart) = (sidecar_restarts, sidecar_last);
-    }
-    initializing
+    (initializing, (sidecar_restarts, sidecar_last))
 }
 
 /// Looks at the containers from last to first, so that the first one's reason wins; true when one runs and is ready.

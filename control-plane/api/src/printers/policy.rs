@@ -3,14 +3,14 @@
 use serde_json::Value;
 
 use super::human_duration;
-use super::{AGE, NAME, NONE, Printer, age, integer, list, name, number, string, text, wide};
+use super::{AGE, NAME, NONE, Printer, age, integer, list, name, number, string, text, text_or_none, wide};
 
 pub(super) const POD_DISRUPTION_BUDGET: Printer = Printer {
     columns: &[
         NAME,
-        string("Min Available"),
-        string("Max Unavailable"),
-        integer("Allowed Disruptions"),
+        string("Min Available").of("policy.v1.PodDisruptionBudgetSpec", "minAvailable"),
+        string("Max Unavailable").of("policy.v1.PodDisruptionBudgetSpec", "maxUnavailable"),
+        integer("Allowed Disruptions").of("policy.v1.PodDisruptionBudgetStatus", "disruptionsAllowed"),
         AGE,
     ],
     row: |object, now| {
@@ -33,7 +33,7 @@ pub(super) const POD_DISRUPTION_BUDGET: Printer = Printer {
 pub(super) const ROLE_BINDING: Printer = Printer {
     columns: &[
         NAME,
-        string("Role"),
+        string("Role").of("rbac.v1.RoleBinding", "roleRef"),
         AGE,
         wide("Users"),
         wide("Groups"),
@@ -66,14 +66,29 @@ pub(super) const ROLE_BINDING: Printer = Printer {
     },
 };
 
+pub(super) const CLUSTER_ROLE_BINDING: Printer = Printer {
+    columns: &[
+        NAME,
+        string("Role").of("rbac.v1.ClusterRoleBinding", "roleRef"),
+        AGE,
+        wide("Users"),
+        wide("Groups"),
+        wide("ServiceAccounts"),
+    ],
+    ..ROLE_BINDING
+};
+
 pub(super) const CERTIFICATE_SIGNING_REQUEST: Printer = Printer {
     columns: &[
         NAME,
         AGE,
-        string("SignerName"),
-        string("Requestor"),
-        string("RequestedDuration"),
-        string("Condition"),
+        string("SignerName").of("certificates.v1.CertificateSigningRequestSpec", "signerName"),
+        string("Requestor").of("certificates.v1.CertificateSigningRequestSpec", "request"),
+        string("RequestedDuration").of(
+            "certificates.v1.CertificateSigningRequestSpec",
+            "expirationSeconds",
+        ),
+        string("Condition").of("certificates.v1.CertificateSigningRequestStatus", "conditions"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
@@ -102,10 +117,18 @@ pub(super) const CERTIFICATE_SIGNING_REQUEST: Printer = Printer {
         vec![
             name(object),
             age(object, now),
-            text(&spec["signerName"]).into(),
+            text_or_none(&spec["signerName"]),
             text(&spec["username"]).into(),
             duration.into(),
             condition.join(",").into(),
         ]
     },
+};
+
+pub(super) const CLUSTER_TRUST_BUNDLE: Printer = Printer {
+    columns: &[
+        NAME,
+        string("SignerName").of("certificates.v1.ClusterTrustBundleSpec", "signerName"),
+    ],
+    row: |object, _| vec![name(object), text_or_none(&object["spec"]["signerName"])],
 };

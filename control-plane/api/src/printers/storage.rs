@@ -2,22 +2,22 @@
 
 use serde_json::Value;
 
-use super::{AGE, NAME, Printer, age, boolean, integer, joined, list, name, string, text, wide};
+use super::{AGE, NAME, NONE, Printer, age, boolean, integer, joined, list, name, string, text, wide};
 use crate::table::Column;
 
 pub(super) const PERSISTENT_VOLUME: Printer = Printer {
     columns: &[
         NAME,
-        string("Capacity"),
-        string("Access Modes"),
-        string("Reclaim Policy"),
-        string("Status"),
-        string("Claim"),
+        string("Capacity").of("core.v1.PersistentVolumeSpec", "capacity"),
+        string("Access Modes").of("core.v1.PersistentVolumeSpec", "accessModes"),
+        string("Reclaim Policy").of("core.v1.PersistentVolumeSpec", "persistentVolumeReclaimPolicy"),
+        string("Status").of("core.v1.PersistentVolumeStatus", "phase"),
+        string("Claim").of("core.v1.PersistentVolumeSpec", "claimRef"),
         string("StorageClass"),
         string("VolumeAttributesClass"),
-        string("Reason"),
+        string("Reason").of("core.v1.PersistentVolumeStatus", "reason"),
         AGE,
-        wide("VolumeMode"),
+        wide("VolumeMode").of("core.v1.PersistentVolumeSpec", "volumeMode"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
@@ -27,12 +27,12 @@ pub(super) const PERSISTENT_VOLUME: Printer = Printer {
         };
         vec![
             name(object),
-            text(&spec["capacity"]["storage"]).into(),
+            storage(&spec["capacity"]).into(),
             access_modes(list(&spec["accessModes"])).into(),
             text(&spec["persistentVolumeReclaimPolicy"]).into(),
             phase(object).into(),
             claim.into(),
-            text(&spec["storageClassName"]).into(),
+            class(object).into(),
             unset(&spec["volumeAttributesClassName"]).into(),
             text(&status["reason"]).into(),
             age(object, now),
@@ -44,23 +44,19 @@ pub(super) const PERSISTENT_VOLUME: Printer = Printer {
 pub(super) const PERSISTENT_VOLUME_CLAIM: Printer = Printer {
     columns: &[
         NAME,
-        string("Status"),
-        string("Volume"),
-        string("Capacity"),
-        string("Access Modes"),
+        string("Status").of("core.v1.PersistentVolumeClaimStatus", "phase"),
+        string("Volume").of("core.v1.PersistentVolumeClaimSpec", "volumeName"),
+        string("Capacity").of("core.v1.PersistentVolumeClaimStatus", "capacity"),
+        string("Access Modes").of("core.v1.PersistentVolumeClaimStatus", "accessModes"),
         string("StorageClass"),
         string("VolumeAttributesClass"),
         AGE,
-        wide("VolumeMode"),
+        wide("VolumeMode").of("core.v1.PersistentVolumeClaimSpec", "volumeMode"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
         let bound = !text(&spec["volumeName"]).is_empty();
-        let capacity = if bound {
-            text(&status["capacity"]["storage"])
-        } else {
-            ""
-        };
+        let capacity = if bound { storage(&status["capacity"]) } else { "" };
         let modes = if bound {
             access_modes(list(&status["accessModes"]))
         } else {
@@ -72,7 +68,7 @@ pub(super) const PERSISTENT_VOLUME_CLAIM: Printer = Printer {
             text(&spec["volumeName"]).into(),
             capacity.into(),
             modes.into(),
-            text(&spec["storageClassName"]).into(),
+            class(object).into(),
             unset(&spec["volumeAttributesClassName"]).into(),
             age(object, now),
             unset(&spec["volumeMode"]).into(),
@@ -83,26 +79,19 @@ pub(super) const PERSISTENT_VOLUME_CLAIM: Printer = Printer {
 pub(super) const STORAGE_CLASS: Printer = Printer {
     columns: &[
         NAME,
-        string("Provisioner"),
-        string("ReclaimPolicy"),
-        string("VolumeBindingMode"),
-        string("AllowVolumeExpansion"),
+        string("Provisioner").of("storage.v1.StorageClass", "provisioner"),
+        string("ReclaimPolicy").of("storage.v1.StorageClass", "reclaimPolicy"),
+        string("VolumeBindingMode").of("storage.v1.StorageClass", "volumeBindingMode"),
+        string("AllowVolumeExpansion").of("storage.v1.StorageClass", "allowVolumeExpansion"),
         AGE,
     ],
     row: |object, now| {
-        let is_default = [
+        let default = [
             "storageclass.kubernetes.io/is-default-class",
             "storageclass.beta.kubernetes.io/is-default-class",
-        ]
-        .iter()
-        .any(|annotation| object["metadata"]["annotations"][*annotation] == "true");
-        let shown = if is_default {
-            format!("{} (default)", text(&object["metadata"]["name"])).into()
-        } else {
-            name(object)
-        };
+        ];
         vec![
-            shown,
+            class_name(object, &default),
             text(&object["provisioner"]).into(),
             object["reclaimPolicy"].as_str().unwrap_or("Delete").into(),
             object["volumeBindingMode"].as_str().unwrap_or("Immediate").into(),
@@ -112,15 +101,31 @@ pub(super) const STORAGE_CLASS: Printer = Printer {
     },
 };
 
+pub(super) const VOLUME_ATTRIBUTES_CLASS: Printer = Printer {
+    columns: &[
+        NAME,
+        string("DriverName").of("storage.v1.VolumeAttributesClass", "driverName"),
+        AGE,
+    ],
+    row: |object, now| {
+        let default = ["volumeattributesclass.alpha.kubernetes.io/is-default-class"];
+        vec![
+            class_name(object, &default),
+            text(&object["driverName"]).into(),
+            age(object, now),
+        ]
+    },
+};
+
 pub(super) const CSI_DRIVER: Printer = Printer {
     columns: &[
         NAME,
-        boolean("AttachRequired"),
-        boolean("PodInfoOnMount"),
-        boolean("StorageCapacity"),
-        string("TokenRequests"),
-        boolean("RequiresRepublish"),
-        string("Modes"),
+        boolean("AttachRequired").of("storage.v1.CSIDriverSpec", "attachRequired"),
+        boolean("PodInfoOnMount").of("storage.v1.CSIDriverSpec", "podInfoOnMount"),
+        boolean("StorageCapacity").of("storage.v1.CSIDriverSpec", "storageCapacity"),
+        string("TokenRequests").of("storage.v1.CSIDriverSpec", "tokenRequests"),
+        boolean("RequiresRepublish").of("storage.v1.CSIDriverSpec", "requiresRepublish"),
+        string("Modes").of("storage.v1.CSIDriverSpec", "volumeLifecycleModes"),
         AGE,
     ],
     row: |object, now| {
@@ -130,12 +135,12 @@ pub(super) const CSI_DRIVER: Printer = Printer {
             (spec["attachRequired"] != false).into(),
             (spec["podInfoOnMount"] == true).into(),
             (spec["storageCapacity"] == true).into(),
-            unset_when_empty(joined(list(&spec["tokenRequests"]), |request| {
-                text(&request["audience"])
-            }))
-            .into(),
+            match &spec["tokenRequests"] {
+                Value::Null => "<unset>".into(),
+                requests => joined(list(requests), |request| text(&request["audience"])).into(),
+            },
             (spec["requiresRepublish"] == true).into(),
-            unset_when_empty(joined(list(&spec["volumeLifecycleModes"]), text)).into(),
+            none_when_empty(joined(list(&spec["volumeLifecycleModes"]), text)).into(),
             age(object, now),
         ]
     },
@@ -153,7 +158,11 @@ pub(super) const CSI_NODE: Printer = Printer {
 };
 
 pub(super) const CSI_STORAGE_CAPACITY: Printer = Printer {
-    columns: &[NAME, string("StorageClassName"), string("Capacity")],
+    columns: &[
+        NAME,
+        string("StorageClassName").of("storage.v1.CSIStorageCapacity", "storageClassName"),
+        string("Capacity").of("storage.v1.CSIStorageCapacity", "capacity"),
+    ],
     row: |object, _| {
         let capacity = unset(&object["capacity"]);
         vec![
@@ -172,10 +181,11 @@ pub(super) const VOLUME_ATTACHMENT: Printer = Printer {
             ty: "string",
             format: "name",
             priority: 0,
+            describes: Some(("storage.v1.VolumeAttachmentSpec", "attacher")),
         },
-        string("PV"),
-        string("Node"),
-        boolean("Attached"),
+        string("PV").of("storage.v1.VolumeAttachmentSource", "persistentVolumeName"),
+        string("Node").of("storage.v1.VolumeAttachmentSpec", "nodeName"),
+        boolean("Attached").of("storage.v1.VolumeAttachmentStatus", "attached"),
         AGE,
     ],
     row: |object, now| {
@@ -203,11 +213,29 @@ fn unset(value: &Value) -> &str {
     value.as_str().unwrap_or("<unset>")
 }
 
-fn unset_when_empty(text: String) -> String {
-    if text.is_empty() {
-        "<unset>".to_owned()
+fn none_when_empty(text: String) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text }
+}
+
+/// A quantity of storage; one that is not there counts as none.
+fn storage(amounts: &Value) -> &str {
+    amounts["storage"].as_str().unwrap_or("0")
+}
+
+/// The class of a volume or claim: the annotation that was there first, or the field.
+fn class(object: &Value) -> &str {
+    object["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"]
+        .as_str()
+        .unwrap_or_else(|| text(&object["spec"]["storageClassName"]))
+}
+
+/// The name of a class, marked if one of the annotations makes it the default.
+fn class_name(object: &Value, annotations: &[&str]) -> Value {
+    let is_default = |annotation: &&str| object["metadata"]["annotations"][*annotation] == "true";
+    if annotations.iter().any(is_default) {
+        format!("{} (default)", text(&object["metadata"]["name"])).into()
     } else {
-        text
+        name(object)
     }
 }
 

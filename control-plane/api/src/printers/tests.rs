@@ -249,3 +249,258 @@ fn no_object_breaks_a_printer() {
         }
     }
 }
+
+/// Rows of upstream's `printers_test.go`, one object and some of its cells each.
+#[test]
+fn cells_of_other_kinds() {
+    type Row = (
+        &'static str,
+        &'static str,
+        Value,
+        &'static [(&'static str, &'static str)],
+    );
+    let rows: Vec<Row> = vec![
+        (
+            "",
+            "Endpoints",
+            json!({"subsets": [{"addresses": [{"ip": "1.1.1.1"}, {"ip": "fd00::1"}], "ports": [{"port": 80}, {"port": 443}]}]}),
+            &[("Endpoints", "1.1.1.1:80,[fd00::1]:80,1.1.1.1:443 + 1 more...")],
+        ),
+        (
+            "",
+            "Endpoints",
+            json!({"subsets": [{"addresses": [{"ip": "1.1.1.1"}]}]}),
+            &[("Endpoints", "1.1.1.1")],
+        ),
+        (
+            "networking.k8s.io",
+            "Ingress",
+            json!({"spec": {"rules": [{"host": "a"}, {}, {"host": "b"}, {"host": "c"}, {"host": "d"}], "tls": [{}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "2.2.2.2"}, {"hostname": "lb"}, {"ip": "1.1.1.1"}]}}}),
+            &[
+                ("Class", "<none>"),
+                ("Hosts", "a,b,c + 2 more..."),
+                ("Address", "1.1.1.1,2.2.2.2,lb"),
+                ("Ports", "80, 443"),
+            ],
+        ),
+        (
+            "networking.k8s.io",
+            "Ingress",
+            json!({"spec": {"rules": [{}]}}),
+            &[("Hosts", "*"), ("Ports", "80")],
+        ),
+        (
+            "networking.k8s.io",
+            "IngressClass",
+            json!({"spec": {"controller": "c", "parameters": {"apiGroup": "g", "kind": "K", "name": "n"}}}),
+            &[("Parameters", "K.g/n"), ("Controller", "c")],
+        ),
+        (
+            "networking.k8s.io",
+            "IPAddress",
+            json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "kubernetes"}}}),
+            &[("ParentRef", "services/default/kubernetes")],
+        ),
+        (
+            "networking.k8s.io",
+            "NetworkPolicy",
+            json!({"spec": {"podSelector": {"matchLabels": {"x": "y"}, "matchExpressions": [
+                {"key": "a", "operator": "In", "values": ["c", "b"]}, {"key": "z", "operator": "DoesNotExist"}]}}}),
+            &[("Pod-Selector", "a in (b,c),x=y,!z")],
+        ),
+        (
+            "discovery.k8s.io",
+            "EndpointSlice",
+            json!({"addressType": "IPv4", "ports": [{"port": 80, "name": "http"}, {"name": "any"}, {}],
+                "endpoints": [{"addresses": ["1.1.1.1"]}, {"addresses": ["1.1.1.2"]}, {"addresses": ["1.1.1.3"]}, {"addresses": ["1.1.1.4"]}]}),
+            &[
+                ("Ports", "80,any,*"),
+                ("Endpoints", "1.1.1.1,1.1.1.2,1.1.1.3 + 1 more..."),
+            ],
+        ),
+        (
+            "storage.k8s.io",
+            "CSIDriver",
+            json!({"spec": {"attachRequired": true}}),
+            &[("TokenRequests", "<unset>"), ("Modes", "<none>")],
+        ),
+        (
+            "storage.k8s.io",
+            "VolumeAttributesClass",
+            json!({"driverName": "d"}),
+            &[("DriverName", "d")],
+        ),
+        (
+            "",
+            "PersistentVolume",
+            json!({"metadata": {"annotations": {"volume.beta.kubernetes.io/storage-class": "old"}},
+                "spec": {"accessModes": ["ReadOnlyMany", "ReadWriteOnce"], "storageClassName": "new"}}),
+            &[
+                ("Capacity", "0"),
+                ("Access Modes", "RWO,ROX"),
+                ("StorageClass", "old"),
+                ("VolumeMode", "<unset>"),
+            ],
+        ),
+        (
+            "",
+            "ResourceQuota",
+            json!({"status": {"hard": {"pods": "10", "limits.cpu": "2"}, "used": {"limits.cpu": "1"}}}),
+            &[("Request", "pods: 0/10"), ("Limit", "limits.cpu: 1/2")],
+        ),
+        (
+            "",
+            "ComponentStatus",
+            json!({"conditions": [{"type": "Healthy", "status": "Unknown", "error": "e"}]}),
+            &[("Status", "Unhealthy"), ("Error", "e")],
+        ),
+        (
+            "",
+            "Event",
+            json!({"involvedObject": {"kind": "Node"}, "source": {"component": "x", "host": "x"}}),
+            &[("Object", "node"), ("Source", "x, x"), ("Last Seen", "<unknown>")],
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicyBinding",
+            json!({"spec": {"policyName": "p", "paramRef": {"name": "n"}}}),
+            &[("PolicyName", "p"), ("ParamRef", "*/n")],
+        ),
+        (
+            "admissionregistration.k8s.io",
+            "MutatingAdmissionPolicy",
+            json!({"spec": {"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}}),
+            &[("ParamKind", "v1/ConfigMap")],
+        ),
+        (
+            "flowcontrol.apiserver.k8s.io",
+            "PriorityLevelConfiguration",
+            json!({"spec": {"type": "Exempt", "exempt": {"nominalConcurrencyShares": 3}}}),
+            &[("Type", "Exempt"), ("NominalConcurrencyShares", "<none>")],
+        ),
+        (
+            "certificates.k8s.io",
+            "ClusterTrustBundle",
+            json!({"spec": {}}),
+            &[("SignerName", "<none>")],
+        ),
+        (
+            "certificates.k8s.io",
+            "CertificateSigningRequest",
+            json!({"spec": {"username": "u", "expirationSeconds": 3600}, "status": {"certificate": "x", "conditions": [{"type": "Approved"}, {"type": "Failed"}]}}),
+            &[
+                ("Condition", "Approved,Failed,Issued"),
+                ("RequestedDuration", "60m"),
+            ],
+        ),
+        (
+            "policy",
+            "PodDisruptionBudget",
+            json!({"spec": {"minAvailable": "30%"}}),
+            &[("Min Available", "30%"), ("Max Unavailable", "N/A")],
+        ),
+        (
+            "apps",
+            "ControllerRevision",
+            json!({"metadata": {"ownerReferences": [{"controller": true, "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d"}]}}),
+            &[("Controller", "daemonset.apps/d")],
+        ),
+        (
+            "batch",
+            "Job",
+            json!({"spec": {"parallelism": 3}, "status": {"succeeded": 1, "startTime": "2026-01-01T11:00:00Z",
+                "completionTime": "2026-01-01T11:01:30Z", "conditions": [{"type": "Suspended", "status": "True"}]}}),
+            &[
+                ("Completions", "1/1 of 3"),
+                ("Duration", "90s"),
+                ("Status", "Suspended"),
+            ],
+        ),
+        (
+            "batch",
+            "CronJob",
+            json!({"spec": {"schedule": "* * * * *", "suspend": true}}),
+            &[
+                ("Timezone", "<none>"),
+                ("Suspend", "True"),
+                ("Last Schedule", "<none>"),
+            ],
+        ),
+    ];
+    for (group, kind, mut object, expect) in rows {
+        if object["metadata"].is_null() {
+            object["metadata"] = json!({});
+        }
+        let cell = cells(group, kind, object);
+        for (column, text) in expect {
+            assert_eq!(cell(column), *text, "{kind} {column}");
+        }
+    }
+}
+
+/// Rows of upstream's `TestPrintHPA`.
+#[test]
+fn targets_of_autoscalers() {
+    let check = |metrics: Value, current: Value, expect: &str| {
+        let object =
+            json!({"metadata": {}, "spec": {"metrics": metrics}, "status": {"currentMetrics": current}});
+        let cell = cells("autoscaling", "HorizontalPodAutoscaler", object);
+        assert_eq!(cell("Targets"), expect);
+    };
+    let cpu = |target: Value| json!({"type": "Resource", "resource": {"name": "cpu", "target": target}});
+    let external = |target: Value| json!({"type": "External", "external": {"target": target}});
+    check(json!([]), json!([]), "<none>");
+    check(
+        json!([cpu(json!({"averageUtilization": 80}))]),
+        json!([]),
+        "cpu: <unknown>/80%",
+    );
+    check(
+        json!([cpu(json!({"averageUtilization": 80}))]),
+        json!([{"resource": {"current": {"averageUtilization": 50, "averageValue": "40m"}}}]),
+        "cpu: 50%/80%",
+    );
+    check(json!([cpu(json!({}))]), json!([]), "cpu: <unknown>/<auto>");
+    check(
+        json!([cpu(json!({"averageValue": "100m"}))]),
+        json!([{"resource": {"current": {"averageValue": "50m"}}}]),
+        "cpu: 50m/100m",
+    );
+    check(
+        json!([{"type": "Pods", "pods": {"target": {"averageValue": "100m"}}}]),
+        json!([{"pods": {"current": {"averageValue": "50m"}}}]),
+        "50m/100m",
+    );
+    check(
+        json!([external(json!({"averageValue": "100m"}))]),
+        json!([{"external": {"current": {"averageValue": "50m"}}}]),
+        "50m/100m (avg)",
+    );
+    check(
+        json!([
+            external(json!({"value": "100m"})),
+            external(json!({"value": "1"})),
+            external(json!({"value": "2"}))
+        ]),
+        json!([{"external": {"current": {"value": "50m"}}}]),
+        "50m/100m, <unknown>/1 + 1 more...",
+    );
+}
+
+#[test]
+fn pods_that_have_ended_say_so() {
+    let of = |phase: &str| row_conditions("", "Pod", &json!({"status": {"phase": phase}}));
+    assert_eq!(of("Running"), None);
+    assert_eq!(
+        of("Failed"),
+        Some(
+            json!([{"type": "Completed", "status": "True", "reason": "Failed", "message": "The pod failed."}])
+        )
+    );
+    assert_eq!(of("Succeeded").unwrap()[0]["reason"], "Succeeded");
+    assert_eq!(
+        row_conditions("batch", "Job", &json!({"status": {"phase": "Failed"}})),
+        None
+    );
+}

@@ -12,12 +12,12 @@ pub(super) const DEPLOYMENT: Printer = Printer {
     columns: &[
         NAME,
         string("Ready"),
-        string("Up-to-date"),
-        string("Available"),
+        string("Up-to-date").of("apps.v1.DeploymentStatus", "updatedReplicas"),
+        string("Available").of("apps.v1.DeploymentStatus", "availableReplicas"),
         AGE,
         wide("Containers"),
         wide("Images"),
-        wide("Selector"),
+        wide("Selector").of("apps.v1.DeploymentSpec", "selector"),
     ],
     row: |object, now| {
         let status = &object["status"];
@@ -35,17 +35,32 @@ pub(super) const DEPLOYMENT: Printer = Printer {
     },
 };
 
+/// As ReplicaSets, with descriptions of its own.
+pub(super) const REPLICATION_CONTROLLER: Printer = Printer {
+    columns: &[
+        NAME,
+        integer("Desired").of("core.v1.ReplicationControllerSpec", "replicas"),
+        integer("Current").of("core.v1.ReplicationControllerStatus", "replicas"),
+        integer("Ready").of("core.v1.ReplicationControllerStatus", "readyReplicas"),
+        AGE,
+        wide("Containers"),
+        wide("Images"),
+        wide("Selector").of("core.v1.ReplicationControllerSpec", "selector"),
+    ],
+    ..REPLICA_SET
+};
+
 /// ReplicaSets and ReplicationControllers, whose selectors have different forms.
 pub(super) const REPLICA_SET: Printer = Printer {
     columns: &[
         NAME,
-        integer("Desired"),
-        integer("Current"),
-        integer("Ready"),
+        integer("Desired").of("apps.v1.ReplicaSetSpec", "replicas"),
+        integer("Current").of("apps.v1.ReplicaSetStatus", "replicas"),
+        integer("Ready").of("apps.v1.ReplicaSetStatus", "readyReplicas"),
         AGE,
         wide("Containers"),
         wide("Images"),
-        wide("Selector"),
+        wide("Selector").of("apps.v1.ReplicaSetSpec", "selector"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
@@ -88,16 +103,16 @@ pub(super) const STATEFUL_SET: Printer = Printer {
 pub(super) const DAEMON_SET: Printer = Printer {
     columns: &[
         NAME,
-        integer("Desired"),
-        integer("Current"),
-        integer("Ready"),
-        integer("Up-to-date"),
-        integer("Available"),
-        string("Node Selector"),
+        integer("Desired").of("apps.v1.DaemonSetStatus", "desiredNumberScheduled"),
+        integer("Current").of("apps.v1.DaemonSetStatus", "currentNumberScheduled"),
+        integer("Ready").of("apps.v1.DaemonSetStatus", "numberReady"),
+        integer("Up-to-date").of("apps.v1.DaemonSetStatus", "updatedNumberScheduled"),
+        integer("Available").of("apps.v1.DaemonSetStatus", "numberAvailable"),
+        string("Node Selector").of("core.v1.PodSpec", "nodeSelector"),
         AGE,
         wide("Containers"),
         wide("Images"),
-        wide("Selector"),
+        wide("Selector").of("apps.v1.DaemonSetSpec", "selector"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
@@ -119,7 +134,12 @@ pub(super) const DAEMON_SET: Printer = Printer {
 };
 
 pub(super) const CONTROLLER_REVISION: Printer = Printer {
-    columns: &[NAME, string("Controller"), string("Revision"), AGE],
+    columns: &[
+        NAME,
+        string("Controller"),
+        string("Revision").of("apps.v1.ControllerRevision", "revision"),
+        AGE,
+    ],
     row: |object, now| {
         let owner = list(&object["metadata"]["ownerReferences"])
             .iter()
@@ -144,12 +164,12 @@ pub(super) const JOB: Printer = Printer {
     columns: &[
         NAME,
         string("Status"),
-        string("Completions"),
+        string("Completions").of("batch.v1.JobStatus", "succeeded"),
         string("Duration"),
         AGE,
         wide("Containers"),
         wide("Images"),
-        wide("Selector"),
+        wide("Selector").of("batch.v1.JobSpec", "selector"),
     ],
     row: |object, now| {
         let (spec, status) = (&object["spec"], &object["status"]);
@@ -208,15 +228,15 @@ fn job_status(job: &Value) -> &'static str {
 pub(super) const CRON_JOB: Printer = Printer {
     columns: &[
         NAME,
-        string("Schedule"),
-        string("Timezone"),
-        boolean("Suspend"),
-        integer("Active"),
-        string("Last Schedule"),
+        string("Schedule").of("batch.v1.CronJobSpec", "schedule"),
+        string("Timezone").of("batch.v1.CronJobSpec", "timeZone"),
+        boolean("Suspend").of("batch.v1.CronJobSpec", "suspend"),
+        integer("Active").of("batch.v1.CronJobStatus", "active"),
+        string("Last Schedule").of("batch.v1.CronJobStatus", "lastScheduleTime"),
         AGE,
         wide("Containers"),
         wide("Images"),
-        wide("Selector"),
+        wide("Selector").of("batch.v1.JobSpec", "selector"),
     ],
     row: |object, now| {
         let spec = &object["spec"];
@@ -241,14 +261,32 @@ pub(super) const CRON_JOB: Printer = Printer {
     },
 };
 
+/// The scale of anything that has one.
+pub(super) const SCALE: Printer = Printer {
+    columns: &[
+        NAME,
+        integer("Desired").of("autoscaling.v1.ScaleSpec", "replicas"),
+        integer("Available").of("autoscaling.v1.ScaleStatus", "replicas"),
+        AGE,
+    ],
+    row: |object, now| {
+        vec![
+            name(object),
+            number(&object["spec"]["replicas"]),
+            number(&object["status"]["replicas"]),
+            age(object, now),
+        ]
+    },
+};
+
 pub(super) const HORIZONTAL_POD_AUTOSCALER: Printer = Printer {
     columns: &[
         NAME,
-        string("Reference"),
-        string("Targets"),
-        string("MinPods"),
-        string("MaxPods"),
-        string("Replicas"),
+        string("Reference").of("autoscaling.v2.HorizontalPodAutoscalerSpec", "scaleTargetRef"),
+        string("Targets").of("autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics"),
+        string("MinPods").of("autoscaling.v2.HorizontalPodAutoscalerSpec", "minReplicas"),
+        string("MaxPods").of("autoscaling.v2.HorizontalPodAutoscalerSpec", "maxReplicas"),
+        string("Replicas").of("autoscaling.v2.HorizontalPodAutoscalerStatus", "currentReplicas"),
         AGE,
     ],
     row: autoscaler,
@@ -284,43 +322,51 @@ fn targets(spec: &Value, status: &Value) -> String {
         return NONE.to_owned();
     }
     let current = list(&status["currentMetrics"]);
-    let shown: Vec<String> = metrics
-        .iter()
-        .enumerate()
+    let shown = metrics.iter().enumerate();
+    let shown: Vec<String> = shown
         .map(|(index, metric)| target(metric, current.get(index)))
         .collect();
-    super::cut(&shown, 2)
+    let first = shown[..shown.len().min(2)].join(", ");
+    match shown.len().saturating_sub(2) {
+        0 => first,
+        more => format!("{first} + {more} more..."),
+    }
 }
 
+/// `name: current/target` of what containers use, `current/target` of other metrics.
 fn target(metric: &Value, current: Option<&Value>) -> String {
     const SOURCES: [&str; 5] = ["resource", "containerResource", "pods", "object", "external"];
     let Some(source) = SOURCES.into_iter().find(|source| metric[source].is_object()) else {
         return "<unknown type>".to_owned();
     };
-    let (wanted, now) = (
-        &metric[source]["target"],
-        current.map_or(&Value::Null, |current| &current[source]["current"]),
-    );
-    let label = match text(&metric[source]["name"]) {
-        "" => String::new(),
-        resource => format!("{resource}: "),
+    let wanted = &metric[source]["target"];
+    let now = current.map_or(&Value::Null, |current| &current[source]["current"]);
+    let quantity = |value: &Value| value.as_str().unwrap_or(UNKNOWN).to_owned();
+    let percent = |value: &Value, absent: &str| {
+        let percent = value["averageUtilization"].as_i64();
+        percent.map_or(absent.to_owned(), |percent| format!("{percent}%"))
     };
-    let amount = |value: &Value| match (
-        value["averageUtilization"].as_i64(),
-        text(&value["averageValue"]),
-        text(&value["value"]),
-    ) {
-        (Some(percent), _, _) => format!("{percent}%"),
-        (None, "", "") => UNKNOWN.to_owned(),
-        (None, "", value) => value.to_owned(),
-        (None, average, _) => average.to_owned(),
+    let is_average = wanted["averageValue"].is_string();
+    let average = || {
+        format!(
+            "{}/{}",
+            quantity(&now["averageValue"]),
+            text(&wanted["averageValue"])
+        )
     };
-    let average = if source != "resource" && wanted["averageValue"].is_string() {
-        " (avg)"
-    } else {
-        ""
-    };
-    format!("{label}{}/{}{average}", amount(now), amount(wanted))
+    match source {
+        "pods" => average(),
+        "object" | "external" if is_average => format!("{} (avg)", average()),
+        "object" | "external" => format!("{}/{}", quantity(&now["value"]), text(&wanted["value"])),
+        _ => {
+            let name = text(&metric[source]["name"]);
+            let amounts = match is_average {
+                true => average(),
+                false => format!("{}/{}", percent(now, UNKNOWN), percent(wanted, "<auto>")),
+            };
+            format!("{name}: {amounts}")
+        }
+    }
 }
 
 /// `ready/desired`.

@@ -8,6 +8,7 @@ use super::Fixture;
 use crate::UserInfo;
 
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const PROTOBUF_V3: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
 
 struct Answer {
     code: u16,
@@ -62,6 +63,20 @@ async fn addresses_in_the_index_are_good_for_ever() {
         assert_eq!(plain.code, 200);
         assert_eq!(plain.header(header::CACHE_CONTROL), "no-cache, private");
     }
+    let url = paths["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    for accept in [PROTOBUF_V3, &PROTOBUF_V3.replace("v3.v1", "v3@v1")] {
+        let answer = get(&fixture, url, &[(header::ACCEPT, accept)]).await;
+        assert_eq!(
+            (answer.code, answer.header(header::CONTENT_TYPE)),
+            (200, PROTOBUF_V3)
+        );
+        assert!(answer.body.starts_with(b"\x0a\x053.0.0"));
+        // One hash for all encodings: a client that knows the JSON knows that nothing changed.
+        assert!(url.ends_with(answer.header(header::ETAG).trim_matches('"')));
+        assert_eq!(answer.header(header::VARY), "Accept");
+    }
+    let html = get(&fixture, url, &[(header::ACCEPT, "text/html")]).await;
+    assert_eq!(html.code, 406);
     let missing = get(&fixture, "/openapi/v3/apis/nope?hash=0123", &[]).await;
     assert_eq!(missing.code, 404);
 }
@@ -94,4 +109,41 @@ async fn the_v2_document_goes_out_as_asked() {
     }
     let text = get(&fixture, "/openapi/v2", &[(header::ACCEPT, "text/html")]).await;
     assert_eq!(text.code, 406);
+}
+
+#[tokio::test]
+async fn discovery_goes_out_as_asked() {
+    let fixture = Fixture::new().await;
+    let aggregated = |version: &str| {
+        format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList")
+    };
+    let (v2, v2beta1) = (aggregated("v2"), aggregated("v2beta1"));
+    // What kubectl 1.30 and newer, and kubectl 1.27, send.
+    let new = format!("{v2},{v2beta1},application/json");
+    let old = format!("{v2beta1},application/json");
+    for (accept, kind, content_type) in [
+        ("*/*", "APIGroupList", "application/json"),
+        ("application/json", "APIGroupList", "application/json"),
+        (&aggregated("v3"), "APIGroupList", "application/json"),
+        (&new, "APIGroupDiscoveryList", &v2),
+        (&old, "APIGroupDiscoveryList", &v2beta1),
+    ] {
+        let answer = get(&fixture, "/apis", &[(header::ACCEPT, accept)]).await;
+        let document: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(
+            (document["kind"].as_str(), answer.header(header::CONTENT_TYPE)),
+            (Some(kind), content_type),
+            "{accept}"
+        );
+        assert_eq!(answer.header(header::VARY), "Accept");
+        if kind == "APIGroupDiscoveryList" {
+            let version = document["apiVersion"].as_str().unwrap();
+            assert!(content_type.contains(&version.replace('/', ";v=")), "{version}");
+            let known = [
+                (header::ACCEPT, accept),
+                (header::IF_NONE_MATCH, answer.header(header::ETAG)),
+            ];
+            assert_eq!(get(&fixture, "/apis", &known).await.code, 304);
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Turns `schema/v1.37.txt` into `static` tables: names interned in one string, rows of small integers, no pointers,
-//! so that the tables stay in read-only pages and cost neither heap nor relocations.
+//! so that the tables stay in read-only pages and cost neither heap nor relocations. The descriptions come from elsewhere:
+//! see `descriptions`.
+
+mod descriptions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -8,12 +11,18 @@ const SOURCE: &str = "schema/v1.37.txt";
 
 fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
-    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     let text = std::fs::read_to_string(SOURCE).unwrap_or_else(|e| panic!("{SOURCE}: {e}"));
     let types = parse(&text);
-    let out =
-        std::path::Path::new(&std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("schema.rs");
-    std::fs::write(&out, emit(&types)).unwrap_or_else(|e| panic!("{}: {e}", out.display()));
+    let directory = std::path::PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let length = descriptions::write(&types, &directory.join("descriptions.deflate"));
+    let out = directory.join("schema.rs");
+    let rows = emit(&types)
+        + &format!(
+            "static DESCRIPTIONS: &[u8] = include_bytes!(concat!(env!(\"OUT_DIR\"), \"/descriptions.deflate\"));\n\
+             const DESCRIPTIONS_LENGTH: usize = {length};\n"
+        );
+    std::fs::write(&out, rows).unwrap_or_else(|e| panic!("{}: {e}", out.display()));
 }
 
 struct Type {
@@ -24,6 +33,13 @@ struct Type {
     name: String,
     atomic: bool,
     fields: Vec<Field>,
+}
+
+impl Type {
+    /// `io.k8s.api.core.v1.Pod`
+    fn full_name(&self) -> String {
+        format!("{}.{}", self.prefix, self.name)
+    }
 }
 
 #[derive(Default)]
@@ -117,7 +133,7 @@ fn parse(text: &str) -> Vec<Type> {
             .fields
             .push(field);
     }
-    types.sort_by_key(|t| format!("{}.{}", t.prefix, t.name));
+    types.sort_by_key(Type::full_name);
     types
 }
 
@@ -230,7 +246,7 @@ fn emit(types: &[Type]) -> String {
     let mut extra_rows = vec![(0u32, 0u32, 0u32)];
     let mut fields = 0usize;
     for t in types {
-        let name = e.strings.intern(&format!("{}.{}", t.prefix, t.name));
+        let name = e.strings.intern(&t.full_name());
         let short = t.name.len();
         let _ = writeln!(
             type_rows,
