@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod clients;
 mod down;
 mod images;
 mod kernel_test;
@@ -45,6 +46,8 @@ enum Task {
     },
     /// Boots Debian's kernels 5.10, 6.1 and 6.12 and runs the eBPF programs and their tests on them.
     KernelTest(kernel_test::Options),
+    /// Installs the clients whose sessions the tests play: kubectl, Helm, the Python and the JavaScript client.
+    Clients,
     /// Makes the OCI archives of the pause image, the test image and our own programs.
     Images,
 }
@@ -65,11 +68,13 @@ fn run(task: Task) -> Result<()> {
         Task::Down(options) => down::run(&options),
         Task::Setup => setup::for_build()
             .and_then(|()| setup::for_cluster())
-            .and_then(|()| setup::for_tests()),
+            .and_then(|()| setup::for_tests())
+            .and_then(|()| clients::install()),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BuildEbpf { check } => build_ebpf::run(check),
         Task::KernelTest(options) => kernel_test::run(&options),
+        Task::Clients => clients::install(),
         Task::Images => images(),
     }
 }

