@@ -7,6 +7,7 @@
 //! A copying B-tree and not a log of our own: after `kill -9` or a power cut the file *is* the last commit, and memory
 //! holds a small page cache instead of an index of all keys.
 
+mod backup;
 mod compaction;
 mod layout;
 mod reader;
@@ -35,6 +36,11 @@ use crate::{
     Error, KeyValue, ListOptions, Listing, Result, Revision, Store, WatchStream, check_key, check_prefix,
     watch::Hub,
 };
+
+/// A smaller file is not looked into: what could be won is not worth the time of a start.
+const SHRINK_FROM_BYTES: u64 = 64 << 20;
+/// Enough for the inner pages while a file is filled.
+const MAKE_CACHE_BYTES: usize = 16 << 20;
 
 /// How an [`Embedded`] store is opened.
 #[derive(Debug, Clone)]
@@ -87,7 +93,7 @@ impl Embedded {
             source: Arc::new(error),
         };
         if !path.exists() {
-            make_file(&options.dir, &path).map_err(|error| match error {
+            make_file(&path, &path.with_extension("new"), |_| Ok(())).map_err(|error| match error {
                 Error::Storage(source) => Error::Open {
                     path: path.clone(),
                     source,
@@ -96,8 +102,28 @@ impl Embedded {
             })?;
         }
         let backend = open_file(&path).map_err(|error| failed(error.into()))?;
-        let database = open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
+        let mut database =
+            open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
+        let file_bytes = fs::metadata(&path).map_or(0, |file| file.len());
+        if file_bytes >= SHRINK_FROM_BYTES {
+            shrink_if_sparse(&mut database, file_bytes)?;
+        }
         Embedded::start(database, &options)
+    }
+
+    /// As [`open`](Self::open), but makes nothing where there is no store.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Open`] also when there is none.
+    pub fn open_existing(options: EmbeddedOptions) -> Result<Embedded> {
+        let path = options.dir.join(layout::FILE_NAME);
+        match fs::metadata(&path) {
+            Ok(_) => Embedded::open(options),
+            Err(error) => Err(Error::Open {
+                path,
+                source: Arc::new(redb::Error::Io(error)),
+            }),
+        }
     }
 
     /// Opens the store on any storage instead of the file in its directory, such as a disk that a test can cut the power of.
@@ -222,27 +248,49 @@ impl Store for Embedded {
     }
 }
 
-/// Makes an empty store under another name first: a file that a power cut left half made could not be opened.
-fn make_file(dir: &Path, path: &Path) -> Result<()> {
-    let io = |error: std::io::Error| Error::from(redb::Error::Io(error));
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(io)?;
-    let unfinished = path.with_extension("new");
-    let backend = open_file(&unfinished).map_err(redb::Error::from)?;
-    backend.set_len(0).map_err(io)?;
-    let database = open_database(backend, 0).map_err(redb::Error::from)?;
-    layout::initialise(&database)?;
-    drop(database);
-    rename_durably(dir, &unfinished, path).map_err(io)
+/// Gives the space back that compaction has freed, if that is more than half of the file. While the store runs its file only
+/// loses what is free at its end; everything else is used again, but the pages in use can only be moved while nobody reads.
+fn shrink_if_sparse(database: &mut redb::Database, file_bytes: u64) -> Result<()> {
+    let transaction = database.begin_write()?;
+    let unused_bytes = transaction.stats()?.fragmented_bytes();
+    transaction.abort()?;
+    if unused_bytes > file_bytes / 2 {
+        tracing::info!(file_bytes, unused_bytes, "giving back the store's unused space");
+        let shrunk = database.compact();
+        shrunk.map_err(|error| Error::Storage(Arc::new(error.into())))?;
+    }
+    Ok(())
 }
 
-/// Gives a file its name, also as a power cut would find it.
-fn rename_durably(dir: &Path, from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::rename(from, to)?;
-    fs::File::open(dir)?.sync_all()
+/// Makes a store's file: filled under another name, so that it is there whole or, after a power cut, not at all.
+fn make_file<T>(
+    path: &Path,
+    unfinished: &Path,
+    fill: impl FnOnce(&redb::Database) -> Result<T>,
+) -> Result<T> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(redb::Error::Io)?;
+    let backend = open_file(unfinished).map_err(redb::Error::from)?;
+    // What an attempt that was cut off has left.
+    backend.set_len(0).map_err(redb::Error::Io)?;
+    let database = open_database(backend, MAKE_CACHE_BYTES).map_err(redb::Error::from)?;
+    let filled = layout::initialise(&database).and_then(|_| fill(&database));
+    drop(database);
+    match filled {
+        Ok(done) => {
+            fs::rename(unfinished, path).map_err(redb::Error::Io)?;
+            fs::File::open(dir)
+                .and_then(|dir| dir.sync_all())
+                .map_err(redb::Error::Io)?;
+            Ok(done)
+        }
+        Err(error) => {
+            // Nobody would look at it; that it cannot be removed changes nothing.
+            let _ = fs::remove_file(unfinished);
+            Err(error)
+        }
+    }
 }
 
 fn open_file(path: &Path) -> Result<FileBackend, redb::DatabaseError> {

@@ -68,10 +68,19 @@ pub enum Error {
     /// The store holds something this version does not understand.
     #[error("the store's data is damaged: {0}")]
     Corrupt(String),
-    /// A file for the connection to etcd cannot be read.
+    /// A snapshot is none, is damaged, or comes from a version that is too new.
+    #[error("the snapshot cannot be used: {0}")]
+    Snapshot(String),
+    /// A snapshot could not be written or read.
+    #[error("the snapshot cannot be written or read")]
+    SnapshotIo(#[source] Arc<std::io::Error>),
+    /// A snapshot was to be restored where there is something already.
+    #[error("a snapshot is only restored where nothing is, and there is {0}")]
+    NotEmpty(String),
+    /// A certificate, a key or a snapshot cannot be read.
     #[error("cannot read {}", path.display())]
     ReadFile {
-        /// The certificate or key.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: Arc<std::io::Error>,
@@ -106,6 +115,9 @@ impl Error {
             | Error::ReadFile { .. }
             | Error::Etcd { .. }
             | Error::Corrupt(_)
+            | Error::Snapshot(_)
+            | Error::SnapshotIo(_)
+            | Error::NotEmpty(_)
             | Error::Closed => false,
         }
     }

@@ -10,6 +10,7 @@
 //! What happened before a watch began is read with an etcd watch of its own, as slowly as its reader likes.
 
 mod api;
+mod backup;
 mod compactor;
 mod follower;
 mod keyspace;

@@ -11,6 +11,7 @@
 mod embedded;
 mod error;
 mod etcd;
+mod snapshot;
 #[cfg(test)]
 mod testsuite;
 mod watch;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use error::{Error, EtcdFailure, Result};
 pub use etcd::{Etcd, EtcdOptions, EtcdTls};
+pub use snapshot::SnapshotStatus;
 pub use watch::WatchStream;
 
 /// A point in the store's history. Each write is one more than the write before. 0 is before all writes; an empty etcd

@@ -29,7 +29,7 @@ pub(super) const DEADLINES: TableDefinition<'_, (UnixMillis, &str), ()> = TableD
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// Wall-clock time, because a deadline outlives the process. 0 stands for "never" in `keys`.
-pub(super) type UnixMillis = u64;
+pub(super) use crate::snapshot::UnixMillis;
 
 /// The names in the `meta` table.
 pub(super) mod meta {

@@ -13,6 +13,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 use super::layout::{KEYS, LOG, META, Record, RecordKind, Standing, meta};
 use crate::{
     Error, Event, KeyValue, ListOptions, Listing, Result, Revision, WatchStream, prefix_end,
+    snapshot::Item,
     watch::{Backlog, Hub},
 };
 
@@ -116,6 +117,18 @@ impl Snapshot {
             Some(row) => self.value(Standing::decode(row.value()).mod_revision).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// All keys in key order, each with its deadline.
+    pub(super) fn for_each(&self, mut visit: impl FnMut(Item) -> Result<()>) -> Result<()> {
+        for row in self.keys.range::<&str>(..)? {
+            let standing = Standing::decode(row?.1.value());
+            visit(Item {
+                key_value: self.value(standing.mod_revision)?,
+                deadline: standing.deadline,
+            })?;
+        }
+        Ok(())
     }
 
     pub(super) fn list(&self, prefix: &str, options: &ListOptions) -> Result<Listing> {

@@ -8,7 +8,11 @@ use redb::ReadableTableMetadata;
 use tempfile::TempDir;
 
 use super::*;
-use crate::testsuite::{Model, take};
+use crate::{
+    SnapshotStatus,
+    snapshot::{Item, SnapshotWriter},
+    testsuite::{Model, take},
+};
 
 crate::contract_tests!(Fixture::new());
 
@@ -207,4 +211,218 @@ async fn dropping_ends_watches() {
     drop(store);
     assert!(matches!(watch.next().await, Some(Err(Error::Closed))));
     assert!(watch.next().await.is_none());
+}
+
+/// A store with something of everything: updated, deleted, expiring, large, compacted.
+async fn lived_in(dir: &Path) -> Embedded {
+    let store = open(dir);
+    let a = store.create("/s/a", Bytes::from("1"), None).await.unwrap();
+    let b = store
+        .create("/s/b", Bytes::from(vec![b'b'; 100_000]), None)
+        .await
+        .unwrap();
+    store.update("/s/a", Bytes::from("2"), a, None).await.unwrap();
+    store.compact(b).await.unwrap();
+    store.delete("/s/b", b).await.unwrap();
+    let hour = Some(Duration::from_secs(3600));
+    store.create("/s/c", Bytes::from("3"), hour).await.unwrap();
+    store
+        .create("/s/d", Bytes::from(vec![b'd'; 50_000]), None)
+        .await
+        .unwrap();
+    store
+}
+
+#[tokio::test]
+async fn a_snapshot_becomes_a_store_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lived_in(&dir.path().join("old")).await;
+    let head = store.current_revision().await.unwrap();
+    let file = dir.path().join("snapshot");
+    let saved = store.save_snapshot(fs::File::create(&file).unwrap()).unwrap();
+    assert_eq!((saved.revision, saved.keys), (head, 3));
+    assert_eq!(SnapshotStatus::of_file(&file).unwrap(), saved);
+    // What is written after it is not in it, and its revisions are never given again.
+    let lost = store.create("/s/lost", Bytes::new(), None).await.unwrap();
+
+    let new = dir.path().join("new");
+    let (status, revision) = Embedded::restore_snapshot(&new, &file, 1000).unwrap();
+    assert_eq!((status, revision), (saved, head + 1000));
+    let restored = open(&new);
+    let expected = store.list(
+        "/s/",
+        ListOptions {
+            revision: Some(head),
+            ..ListOptions::default()
+        },
+    );
+    let listing = restored.list("/s/", ListOptions::default()).await.unwrap();
+    assert_eq!(
+        (listing.items, listing.revision),
+        (expected.await.unwrap().items, revision)
+    );
+    for old in [1, head, lost, revision - 1] {
+        let watch = restored.watch("/s/", old).await;
+        assert!(
+            matches!(watch, Err(Error::Compacted { .. })),
+            "a watch from {old}"
+        );
+    }
+    let mut watch = restored.watch("/s/", revision).await.unwrap();
+    let d = restored.get("/s/d").await.unwrap().0.unwrap();
+    assert_eq!(
+        restored
+            .update("/s/d", Bytes::new(), d.mod_revision, None)
+            .await
+            .unwrap(),
+        revision + 1
+    );
+    match &*take(&mut watch, 1).await[0] {
+        crate::Event::Put { previous, .. } => assert_eq!(previous.as_ref(), Some(&d)),
+        other => panic!("{other:?}"),
+    }
+    // Compaction finds what the restored keys supersede.
+    restored.compact(revision + 1).await.unwrap();
+    let deadlines = |store: &Embedded| {
+        let mut found = Vec::new();
+        let all = store.reader.snapshot().for_each(|item| {
+            found.push(item.deadline);
+            Ok(())
+        });
+        all.unwrap();
+        found
+    };
+    assert_eq!(deadlines(&restored)[..3], deadlines(&store)[..3]);
+    assert!(deadlines(&restored)[1].is_some());
+}
+
+#[tokio::test]
+async fn an_expired_key_of_a_snapshot_goes_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("snapshot");
+    let mut writer = SnapshotWriter::new(fs::File::create(&file).unwrap(), 5).unwrap();
+    let item = |key: &str, mod_revision, deadline| Item {
+        key_value: KeyValue {
+            key: key.into(),
+            value: Bytes::new(),
+            create_revision: 1,
+            mod_revision,
+        },
+        deadline,
+    };
+    writer.item(&item("/s/a", 5, Some(1))).unwrap();
+    // As one transaction of etcd leaves them.
+    writer.item(&item("/s/b", 4, None)).unwrap();
+    writer.item(&item("/s/c", 4, None)).unwrap();
+    writer.finish().unwrap();
+    let new = dir.path().join("new");
+    let (_, revision) = Embedded::restore_snapshot(&new, &file, 10).unwrap();
+    let store = open(&new);
+    let mut watch = store.watch("/s/", revision).await.unwrap();
+    assert_eq!(&**take(&mut watch, 1).await[0].key(), "/s/a");
+    let listing = store.list("/s/", ListOptions::default()).await.unwrap();
+    let found: Vec<_> = listing
+        .items
+        .iter()
+        .map(|item| (&*item.key, item.mod_revision))
+        .collect();
+    assert_eq!(found, [("/s/b", 4), ("/s/c", 16)]);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = lived_in(&dir.path().join("old")).await;
+    let mut bytes = Vec::new();
+    store.save_snapshot(&mut bytes).unwrap();
+    let file = dir.path().join("snapshot");
+    let new = dir.path().join("new");
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    for damaged in [&bytes[..bytes.len() - 1], &bytes[..100], &flipped] {
+        fs::write(&file, damaged).unwrap();
+        let error = Embedded::restore_snapshot(&new, &file, 1000).unwrap_err();
+        assert!(matches!(error, Error::Snapshot(_)), "{error}");
+        assert_eq!(fs::read_dir(&new).unwrap().count(), 0);
+    }
+    fs::write(&file, &bytes).unwrap();
+    Embedded::restore_snapshot(&new, &file, 1000).unwrap();
+    let again = Embedded::restore_snapshot(&new, &file, 1000).unwrap_err();
+    assert!(matches!(again, Error::NotEmpty(_)), "{again}");
+    let error = Embedded::restore_snapshot(&dir.path().join("newer"), &file, u64::MAX).unwrap_err();
+    assert!(error.to_string().contains("cannot be raised"), "{error}");
+}
+
+/// With clients that go on writing, and a watch that is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_of_one_revision() {
+    let fixture = Fixture::new();
+    let mut last = fixture.create("/s/0", Bytes::new(), None).await.unwrap();
+    for round in 0..20 {
+        let writing = async {
+            for key in 0..10 {
+                let key = format!("/s/{round}/{key}");
+                last = fixture
+                    .create(&key, Bytes::from(vec![b'x'; 3000]), None)
+                    .await
+                    .unwrap();
+            }
+        };
+        let saving = async {
+            let mut bytes = Vec::new();
+            tokio::task::yield_now().await;
+            (fixture.save_snapshot(&mut bytes).unwrap(), bytes)
+        };
+        let ((), (status, bytes)) = futures::join!(writing, saving);
+        // Nothing is ever deleted here: each revision is a key.
+        assert_eq!(status.keys, status.revision);
+        assert_eq!(status.bytes, bytes.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn a_sparse_file_is_shrunk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(layout::FILE_NAME);
+    let store = open(dir.path());
+    let mut last = 0;
+    let writes = (0..300).map(|key| {
+        let value = Bytes::from(vec![b'x'; 20_000]);
+        let (store, key) = (&store, format!("/s/{key}"));
+        async move { store.create(&key, value, None).await.unwrap() }
+    });
+    for revision in futures::future::join_all(writes).await {
+        last = revision;
+    }
+    let kept = store
+        .list(
+            "/s/",
+            ListOptions {
+                limit: 1,
+                ..ListOptions::default()
+            },
+        )
+        .await
+        .unwrap()
+        .items;
+    let all = store.list("/s/", ListOptions::default()).await.unwrap().items;
+    for item in &all[1..] {
+        last = store.delete(&item.key, item.mod_revision).await.unwrap();
+    }
+    store.compact(last).await.unwrap();
+    drop(store);
+    let before = fs::metadata(&path).unwrap().len();
+    let mut database = open_database(open_file(&path).unwrap(), 1 << 20).unwrap();
+    shrink_if_sparse(&mut database, before).unwrap();
+    drop(database);
+    let after = fs::metadata(&path).unwrap().len();
+    assert!(after < before / 4, "{before} bytes became {after}");
+    assert_eq!(
+        open(dir.path())
+            .list("/s/", ListOptions::default())
+            .await
+            .unwrap()
+            .items,
+        kept
+    );
 }

@@ -2,14 +2,14 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::layout::{DEADLINES, KEYS, LOG, META, Record, RecordKind, Standing, UnixMillis, meta};
-use crate::{Error, Event, KeyValue, Result, Revision};
+use crate::{Error, Event, KeyValue, Result, Revision, snapshot::unix_millis};
 
 /// A write as it was asked for.
 #[derive(Debug)]
@@ -288,9 +288,4 @@ impl<'txn> Tables<'txn> {
     fn number(&self, name: &str) -> Result<u64> {
         Ok(self.meta.get(name)?.map_or(0, |value| value.value()))
     }
-}
-
-pub(super) fn unix_millis(time: SystemTime) -> UnixMillis {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

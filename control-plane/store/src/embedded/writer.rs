@@ -13,9 +13,9 @@ use super::{
     compaction::Schedule,
     layout::UnixMillis,
     reader::{Reader, Snapshot},
-    transaction::{Tables, Write, unix_millis},
+    transaction::{Tables, Write},
 };
-use crate::{Result, Revision};
+use crate::{Result, Revision, snapshot::unix_millis};
 
 /// The most writes that share a transaction, so that the first does not wait long for the last.
 const BATCH_WRITES: usize = 1024;

@@ -33,6 +33,9 @@ pub(super) struct KeyValue {
     pub(super) version: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub(super) value: Bytes,
+    /// 0 is none.
+    #[prost(int64, tag = "6")]
+    pub(super) lease: i64,
 }
 
 /// A change.
@@ -211,6 +214,19 @@ pub(super) struct LeaseGrantResponse {
     pub(super) ttl_seconds: i64,
 }
 
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct LeaseTimeToLiveRequest {
+    #[prost(int64, tag = "1")]
+    pub(super) id: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct LeaseTimeToLiveResponse {
+    /// What is left, -1 when it has ended.
+    #[prost(int64, tag = "3")]
+    pub(super) ttl_seconds: i64,
+}
+
 /// The one watch request that is sent: a creation.
 #[derive(Clone, PartialEq, prost::Message)]
 struct WatchRequest {
@@ -273,6 +289,13 @@ impl Api {
 
     pub(super) async fn grant_lease(self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, Status> {
         self.call("/etcdserverpb.Lease/LeaseGrant", request).await
+    }
+
+    pub(super) async fn lease_time_to_live(
+        self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, Status> {
+        self.call("/etcdserverpb.Lease/LeaseTimeToLive", request).await
     }
 
     /// Dropping the stream ends the watch.

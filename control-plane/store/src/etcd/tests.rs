@@ -276,3 +276,65 @@ async fn a_revision_of_several_keys_is_told_at_once() {
     let mut past = fixture.watch("/t/", last).await.unwrap();
     assert_eq!(past.next().await.unwrap().unwrap(), told);
 }
+
+/// From etcd to the embedded store and back into another etcd, whose revision goes on where the first one's was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_go_from_store_to_store() {
+    let first = Fixture::new().await;
+    for index in 0..30 {
+        let key = format!("/registry/things/{index}");
+        first.create(&key, vec![index; 100].into(), None).await.unwrap();
+    }
+    let ttl = Some(Duration::from_secs(3600));
+    let last = first
+        .create("/registry/events/a", Bytes::new(), ttl)
+        .await
+        .unwrap();
+    first.create("/elsewhere/a", Bytes::new(), None).await.unwrap();
+    let listing = first.list("/registry/", ListOptions::default()).await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("from-etcd");
+    let saved = first
+        .save_snapshot(std::fs::File::create(&file).unwrap())
+        .await
+        .unwrap();
+    assert_eq!((saved.revision, saved.keys), (last + 1, 31));
+    let embedded_dir = dir.path().join("embedded");
+    let (_, revision) = crate::Embedded::restore_snapshot(&embedded_dir, &file, 500).unwrap();
+    let embedded = crate::Embedded::open(crate::EmbeddedOptions::new(&embedded_dir)).unwrap();
+    let found = embedded.list("/", ListOptions::default()).await.unwrap();
+    assert_eq!((found.items, found.revision), (listing.items.clone(), revision));
+
+    let file = dir.path().join("from-embedded");
+    embedded
+        .save_snapshot(std::fs::File::create(&file).unwrap())
+        .unwrap();
+    let error = first.restore_snapshot(&file, 0).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::NotEmpty(key) if key.starts_with("/registry/")),
+        "{error}"
+    );
+    let second = Fixture::new().await;
+    let (status, raised) = second.restore_snapshot(&file, 10).await.unwrap();
+    assert_eq!(status.revision, revision);
+    assert!(raised >= revision + 10 + 31);
+    let found = second.list("/registry/", ListOptions::default()).await.unwrap();
+    let values = |items: &[KeyValue]| -> Vec<_> {
+        items
+            .iter()
+            .map(|item| (item.key.clone(), item.value.clone()))
+            .collect()
+    };
+    assert_eq!(values(&found.items), values(&listing.items));
+    for old in [last, revision, revision + 10] {
+        let watch = second.watch("/registry/", old).await.map(drop);
+        assert!(
+            matches!(watch, Err(Error::Compacted { .. })),
+            "a watch from {old}: {watch:?}"
+        );
+    }
+    let leases = second.servers.etcdctl(&["lease", "list"]).unwrap();
+    assert_eq!(leases.lines().count(), 2, "{leases}");
+    assert_eq!(second.servers.etcdctl(&["get", "orlop", "--prefix"]).unwrap(), "");
+}
