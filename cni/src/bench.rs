@@ -1,4 +1,5 @@
-//! How long ADD takes when many pods start at once: `cargo xtask bench` calls this with the built binary.
+//! How long ADD takes when many pods start at once, beside what nobody could do without: the start of as many processes, and
+//! the bare creation of as many veth pairs. `cargo xtask bench` and the example `add-latency` call this.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::netlink::{self, Socket};
 use crate::netns::{Error, Netns};
+use crate::request::AttachmentId;
+use crate::wiring::Veth;
 
 /// The times of a run.
 #[derive(Debug, Clone)]
@@ -14,6 +18,8 @@ pub struct Latencies {
     sorted: Vec<Duration>,
     /// From the first start to the last end.
     pub total: Duration,
+    /// What all calls together kept processors busy for, children that ended included.
+    pub cpu: Duration,
 }
 
 impl Latencies {
@@ -30,6 +36,9 @@ pub enum BenchError {
     /// The namespaces could not be made.
     #[error("network namespaces")]
     Netns(#[from] Error),
+    /// The kernel refused a pair.
+    #[error("a veth pair")]
+    Netlink(#[from] netlink::Error),
     /// The plugin could not be run.
     #[error("cannot run the plugin")]
     Spawn(#[from] std::io::Error),
@@ -38,63 +47,116 @@ pub enum BenchError {
     Failed(String),
 }
 
-/// Runs ADD for `pods` pods, `parallel` at a time, in a node namespace of its own, as processes, as a runtime would.
-///
-/// `data_dir` takes the records. Every namespace, and with it every interface, is gone when this returns.
-///
-/// # Errors
-/// A namespace cannot be made, or an ADD fails.
-pub fn add_latencies(
-    plugin: &Path,
-    data_dir: &Path,
-    pods: usize,
+/// A node and its pods. Every namespace, and with it every interface, is gone when this is dropped.
+pub struct Scene {
+    node: Netns,
+    pods: Vec<Netns>,
     parallel: usize,
-) -> Result<Latencies, BenchError> {
-    let node = Netns::anonymous()?;
-    let namespaces = (0..pods)
-        .map(|_| Netns::anonymous())
-        .collect::<Result<Vec<_>, _>>()?;
-    let config = json!({
-        "cniVersion": "1.0.0", "name": "bench", "type": "orlop-cni", "dataDir": data_dir, "mtu": 1500,
-        "ranges": ["10.244.0.0/20", "fd00:10:244::/64"],
-    })
-    .to_string();
-    let parallel = parallel.clamp(1, pods.max(1));
-    let began = Instant::now();
-    let mut sorted = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..parallel)
-            .map(|worker| {
-                let (node, namespaces, config) = (&node, &namespaces, &config);
-                scope.spawn(move || {
-                    node.run(|| {
-                        (worker..pods)
-                            .step_by(parallel)
-                            .map(|pod| add(plugin, pod, &namespaces[pod], config))
-                            .collect::<Result<Vec<_>, BenchError>>()
-                    })
-                })
-            })
-            .collect();
-        let mut all = Vec::with_capacity(pods);
-        for worker in workers {
-            all.extend(
-                worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
-            );
-        }
-        Ok::<_, BenchError>(all)
-    })?;
-    let total = began.elapsed();
-    sorted.sort_unstable();
-    Ok(Latencies { sorted, total })
 }
 
-fn add(plugin: &Path, pod: usize, netns: &Netns, config: &str) -> Result<Duration, BenchError> {
-    let began = Instant::now();
+impl Scene {
+    /// A node with `pods` pods that are worked on `parallel` at a time.
+    ///
+    /// # Errors
+    /// A namespace cannot be made.
+    pub fn new(pods: usize, parallel: usize) -> Result<Self, BenchError> {
+        let node = Netns::anonymous()?;
+        let namespaces = (0..pods)
+            .map(|_| Netns::anonymous())
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Scene {
+            node,
+            pods: namespaces,
+            parallel: parallel.clamp(1, pods.max(1)),
+        })
+    }
+
+    /// Runs ADD for every pod, as processes, as a runtime would. `data_dir` takes the records.
+    ///
+    /// # Errors
+    /// An ADD fails.
+    pub fn add(&self, plugin: &Path, data_dir: &Path) -> Result<Latencies, BenchError> {
+        let config = json!({
+            "cniVersion": "1.0.0", "name": "bench", "type": "orlop-cni", "dataDir": data_dir, "mtu": 1500,
+            "ranges": ["10.244.0.0/20", "fd00:10:244::/64"],
+        })
+        .to_string();
+        self.measure(|pod| run(plugin, "ADD", pod, &self.pods[pod], &config))
+    }
+
+    /// Runs VERSION as many times: a start, a few lines of JSON, an end.
+    ///
+    /// # Errors
+    /// The plugin cannot be run.
+    pub fn version(&self, plugin: &Path) -> Result<Latencies, BenchError> {
+        self.measure(|pod| {
+            run(
+                plugin,
+                "VERSION",
+                pod,
+                &self.pods[pod],
+                "{\"cniVersion\":\"1.0.0\"}",
+            )
+        })
+    }
+
+    /// Makes as many pairs from this process, one message each, and nothing on them.
+    ///
+    /// # Errors
+    /// The kernel refuses a pair.
+    pub fn bare_pairs(&self) -> Result<Latencies, BenchError> {
+        self.measure(|pod| {
+            let id = AttachmentId {
+                container_id: format!("bare{pod}"),
+                ifname: "bare0".to_owned(),
+            };
+            Socket::open()?.create_veth(&Veth::new(&id, 1500), &self.pods[pod])?;
+            Ok(())
+        })
+    }
+
+    /// Calls `work` once for each pod, in the node's namespace.
+    fn measure(
+        &self,
+        work: impl Fn(usize) -> Result<(), BenchError> + Sync,
+    ) -> Result<Latencies, BenchError> {
+        let (cpu_before, began) = (cpu_time()?, Instant::now());
+        let mut sorted = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.parallel)
+                .map(|worker| {
+                    let work = &work;
+                    scope.spawn(move || {
+                        self.node.enter()?;
+                        let own = (worker..self.pods.len()).step_by(self.parallel);
+                        own.map(|pod| {
+                            let began = Instant::now();
+                            work(pod).map(|()| began.elapsed())
+                        })
+                        .collect::<Result<Vec<_>, BenchError>>()
+                    })
+                })
+                .collect();
+            let mut all = Vec::with_capacity(self.pods.len());
+            for worker in workers {
+                all.extend(
+                    worker
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+                );
+            }
+            Ok::<_, BenchError>(all)
+        })?;
+        let total = began.elapsed();
+        let cpu = cpu_time()?.saturating_sub(cpu_before);
+        sorted.sort_unstable();
+        Ok(Latencies { sorted, total, cpu })
+    }
+}
+
+fn run(plugin: &Path, command: &str, pod: usize, netns: &Netns, config: &str) -> Result<(), BenchError> {
     let mut child = Command::new(plugin)
         .env_clear()
-        .env("CNI_COMMAND", "ADD")
+        .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", format!("pod{pod}"))
         .env("CNI_IFNAME", "eth0")
         .env("CNI_NETNS", netns.path())
@@ -110,5 +172,16 @@ fn add(plugin: &Path, pod: usize, netns: &Netns, config: &str) -> Result<Duratio
             String::from_utf8_lossy(&output.stdout).into_owned(),
         ));
     }
-    Ok(began.elapsed())
+    Ok(())
+}
+
+/// What this process and its ended children have used of processors, user and system: fields 14 to 17 of
+/// `/proc/self/stat`, in ticks of a hundredth of a second.
+fn cpu_time() -> Result<Duration, BenchError> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The program's name, the second field, may contain anything but ends with the last parenthesis.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(4);
+    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(10 * ticks))
 }

@@ -1,7 +1,9 @@
 //! One function per CNI verb: read what is there, plan, apply.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -15,6 +17,8 @@ use crate::wiring::{self, Change, Wiring};
 use crate::{Error, result};
 
 /// Answers a request; `None` when success has nothing to say.
+///
+/// The calling thread may be in the pod's network namespace afterwards: a plugin process answers one request and ends.
 ///
 /// # Errors
 /// [`Error`], whose document goes to stdout.
@@ -80,15 +84,16 @@ fn add(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network)
         netns: netns_path.to_owned(),
         netns_id: netns.id(),
     };
-    let mut record = match ipam.reserve(&link, &owner, &network.ranges) {
+    let wanted = &network.runtime.ips;
+    let mut record = match ipam.reserve(&link, &owner, &network.ranges, wanted) {
         Err(ipam::Error::Exhausted { .. }) => {
             // Pods whose DEL never came must not starve those that run.
             detach_dead(&mut socket, &ipam, ipam.records()?)?;
-            ipam.reserve(&link, &owner, &network.ranges)?
+            ipam.reserve(&link, &owner, &network.ranges, wanted)?
         }
         reserved => reserved?,
     };
-    let wiring = Wiring::new(id, network.mtu, &record.addresses);
+    let wiring = Wiring::new(id, network.mtu, &record.addresses, &network.runtime);
     let outcome = wire(&mut socket, &netns, &wiring).and_then(|()| Ok(ipam.commit(&mut record)?));
     if let Err(error) = outcome {
         // Best effort: what remains is a pending record, which the runtime's DEL or the namespace's end clears.
@@ -99,23 +104,24 @@ fn add(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network)
         config.version,
         &wiring,
         &netns_path.to_string_lossy(),
+        network.runtime.dns.as_ref().or(network.dns.as_ref()),
         config.prev_result.as_ref(),
     ))
 }
 
 /// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.
+/// Leaves the calling thread in the pod's namespace; `socket` goes on talking to the node's.
 fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring) -> Result<(), Error> {
     set_sysctls(&wiring.node)?;
     let veth = &wiring.veth;
     let index = socket.create_veth(veth, netns)?;
     set_sysctls(&wiring.host)?;
     socket.apply(&veth.host_name, index, &wiring.host)?;
-    netns.run(|| {
-        set_sysctls(&wiring.pod)?;
-        let mut socket = Socket::open()?;
-        let index = socket.index(&veth.pod_name)?;
-        Ok(socket.apply(&veth.pod_name, index, &wiring.pod)?)
-    })
+    netns.enter()?;
+    set_sysctls(&wiring.pod)?;
+    let mut socket = Socket::open()?;
+    let index = socket.index(&veth.pod_name)?;
+    Ok(socket.apply(&veth.pod_name, index, &wiring.pod)?)
 }
 
 /// Sets the switches that are not as planned. Reading first matters: some take the kernel's global network lock on
@@ -126,12 +132,29 @@ fn set_sysctls(changes: &[Change]) -> Result<(), Error> {
             continue;
         };
         let path = format!("/proc/sys/net/{path}");
-        if fs::read_to_string(&path).is_ok_and(|current| current.trim() == *value) {
-            continue;
-        }
-        fs::write(&path, value).map_err(|source| Error::Sysctl { path, value, source })?;
+        set_sysctl(Path::new(&path), value).map_err(|source| Error::Sysctl { path, value, source })?;
     }
     Ok(())
+}
+
+fn set_sysctl(path: &Path, value: &str) -> io::Result<()> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        // Where `/proc/sys` is read-only, what is as planned already is good enough.
+        Err(error) => {
+            return match fs::read_to_string(path) {
+                Ok(current) if current.trim() == value => Ok(()),
+                _ => Err(error),
+            };
+        }
+    };
+    // The switches that we set hold one digit.
+    let mut current = [0; 8];
+    let length = file.read_at(&mut current, 0)?;
+    if current[..length].trim_ascii() == value.as_bytes() {
+        return Ok(());
+    }
+    file.write_all_at(value.as_bytes(), 0)
 }
 
 /// Removes the interface, then frees the addresses: the other way round a new pod could get them while routes still lead
@@ -194,9 +217,10 @@ fn check(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Networ
             problems.extend(unlisted.map(|address| format!("prevResult does not list {address}")));
         }
     }
-    let wiring = Wiring::new(id, network.mtu, &record.addresses);
+    let wiring = Wiring::new(id, network.mtu, &record.addresses, &network.runtime);
     problems.extend(missing(&wiring.veth.host_name, &wiring.host)?);
-    problems.extend(netns.run(|| missing(&wiring.veth.pod_name, &wiring.pod))?);
+    netns.enter()?;
+    problems.extend(missing(&wiring.veth.pod_name, &wiring.pod)?);
     if problems.is_empty() {
         Ok(())
     } else {
@@ -273,13 +297,12 @@ fn status(network: &Network) -> Result<(), Error> {
 
 fn add_loopback(id: &AttachmentId, netns_path: &Path, config: &Config) -> Result<Value, Error> {
     let netns = Netns::open(netns_path)?;
-    let ipv6 = netns.run(|| {
-        let mut socket = Socket::open()?;
-        let index = socket.index(&id.ifname)?;
-        socket.apply(&id.ifname, index, &[Change::Up])?;
-        let has_ipv6 = |change: &Change| matches!(change, Change::Address(IpAddr::V6(_), _));
-        Ok::<_, Error>(socket.observe(index)?.in_effect.iter().any(has_ipv6))
-    })?;
+    netns.enter()?;
+    let mut socket = Socket::open()?;
+    let index = socket.index(&id.ifname)?;
+    socket.apply(&id.ifname, index, &[Change::Up])?;
+    let has_ipv6 = |change: &Change| matches!(change, Change::Address(IpAddr::V6(_), _));
+    let ipv6 = socket.observe(index)?.in_effect.iter().any(has_ipv6);
     let netns = netns_path.to_string_lossy();
     Ok(result::loopback(
         config.version,
@@ -291,7 +314,8 @@ fn add_loopback(id: &AttachmentId, netns_path: &Path, config: &Config) -> Result
 }
 
 fn check_loopback(id: &AttachmentId, netns_path: &Path) -> Result<(), Error> {
-    let problems = Netns::open(netns_path)?.run(|| missing(&id.ifname, &[Change::Up]))?;
+    Netns::open(netns_path)?.enter()?;
+    let problems = missing(&id.ifname, &[Change::Up])?;
     if problems.is_empty() {
         Ok(())
     } else {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::range::Range;
 use crate::request::{AttachmentId, is_container_id};
 use crate::result::Version;
+use crate::runtime_config::RuntimeConfig;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,14 @@ pub enum Error {
     IncompatibleVersion {
         /// What was asked for.
         version: String,
+    },
+    /// A field asks for something that this plugin does not do.
+    #[error("{field}: {reason}")]
+    Unsupported {
+        /// The field, with its value.
+        field: String,
+        /// Who could do it.
+        reason: &'static str,
     },
     /// Fields are missing or wrong; each entry names one.
     #[error("{}", .0.join("; "))]
@@ -46,7 +55,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     /// Our own network.
-    Orlop(Network),
+    Orlop(Box<Network>),
     /// `loopback`: containerd before 2.0 asks a plugin of this name to raise `lo` in every sandbox and starts none
     /// without it, so the binary answers to that name too.
     Loopback,
@@ -63,8 +72,24 @@ pub struct Network {
     pub mtu: u32,
     /// `ranges`: at most one per address family.
     pub ranges: Vec<Range>,
+    /// `hostPorts`: who opens the host ports of pods. The plugin opens none itself: it would need a packet filter's rules, or
+    /// programs of its own, for what the data plane has a table for.
+    pub host_ports: HostPorts,
+    /// `dns` for results, unless the runtime says something else.
+    pub dns: Option<Value>,
+    /// What the runtime wants for this pod.
+    pub runtime: RuntimeConfig,
     /// `cni.dev/valid-attachments`, present for GC only.
     pub valid_attachments: Option<Vec<AttachmentId>>,
+}
+
+/// Who opens the host ports of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPorts {
+    /// Nobody whom this plugin knows of.
+    Nobody,
+    /// `proxy-ebpf`, which reads them from the pods of its node and writes this when it writes the configuration.
+    ProxyEbpf,
 }
 
 /// How much of the configuration must be right.
@@ -100,7 +125,7 @@ impl Config {
         };
         let kind = match reader.string("type").as_deref() {
             Some("loopback") => Kind::Loopback,
-            Some("orlop-cni") => Kind::Orlop(reader.network(need)),
+            Some("orlop-cni") => Kind::Orlop(Box::new(reader.network(need))),
             Some(other) => {
                 reader
                     .problems
@@ -117,6 +142,15 @@ impl Config {
                 None
             }
         };
+        if let Kind::Orlop(network) = &kind
+            && let (HostPorts::Nobody, [mapping, ..]) = (network.host_ports, &*network.runtime.port_mappings)
+        {
+            return Err(Error::Unsupported {
+                field: format!("runtimeConfig.portMappings: hostPort {}", mapping.host_port),
+                reason: "host ports are opened by proxy-ebpf, which did not write this configuration; without it, remove \
+                         the capability portMappings here and chain a plugin that has it, such as portmap",
+            });
+        }
         if reader.problems.is_empty() {
             Ok(Config {
                 version,
@@ -165,20 +199,41 @@ impl Reader {
                 .push(format!("dataDir: {data_dir:?} must be an absolute path"));
         }
         let valid_attachments = self.valid_attachments();
-        let (ranges, mtu) = match need {
-            Need::Teardown => (Vec::new(), DEFAULT_MTU),
-            Need::All => {
-                let ranges = self.ranges();
-                let mtu = self.mtu(ranges.iter().any(Range::is_ipv6));
-                (ranges, mtu)
-            }
-        };
-        Network {
+        let mut network = Network {
             name,
             data_dir,
-            mtu,
-            ranges,
+            mtu: DEFAULT_MTU,
+            ranges: Vec::new(),
+            host_ports: HostPorts::Nobody,
+            dns: None,
+            runtime: RuntimeConfig::default(),
             valid_attachments,
+        };
+        if need == Need::All {
+            network.ranges = self.ranges();
+            network.mtu = self.mtu(network.ranges.iter().any(Range::is_ipv6));
+            network.host_ports = self.host_ports();
+            network.dns = self.fields.remove("dns").filter(Value::is_object);
+            network.runtime = RuntimeConfig::take(&mut self.fields, &mut self.problems);
+            for ip in &network.runtime.ips {
+                if !network.ranges.iter().any(|range| range.is_allocatable(*ip)) {
+                    self.problems
+                        .push(format!("ips: {ip} is not an address that ranges has for pods"));
+                }
+            }
+        }
+        network
+    }
+
+    fn host_ports(&mut self) -> HostPorts {
+        match self.fields.remove("hostPorts") {
+            None => HostPorts::Nobody,
+            Some(Value::String(who)) if who == "proxy-ebpf" => HostPorts::ProxyEbpf,
+            Some(other) => {
+                self.problems
+                    .push(format!("hostPorts: {other} must be \"proxy-ebpf\" or absent"));
+                HostPorts::Nobody
+            }
         }
     }
 
@@ -270,7 +325,7 @@ mod tests {
 
     fn valid() -> Value {
         json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": 1400,
-               "ranges": ["10.244.0.0/24", "fd00:10:244::/64"], "runtimeConfig": {"x": 1}, "args": []})
+               "ranges": ["10.244.0.0/24", "fd00:10:244::/64"], "runtimeConfig": {"x": 1}, "args": [], "unknown": 5})
     }
 
     fn problem(field: &str, value: Value) -> String {
@@ -318,6 +373,17 @@ mod tests {
                 json!(["10.0.0.0/24", "10.1.0.0/24"]),
                 "ranges[1]: 10.1.0.0/24 is a second IPv4 range",
             ),
+            ("hostPorts", json!("portmap"), "hostPorts: \"portmap\" must be"),
+            (
+                "runtimeConfig",
+                json!({"ips": ["10.244.1.9"]}),
+                "ips: 10.244.1.9 is not an address that ranges has for pods",
+            ),
+            (
+                "runtimeConfig",
+                json!({"ips": ["10.244.0.1"]}),
+                "ips: 10.244.0.1 is not an address",
+            ),
             ("type", json!("bridge"), "type: \"bridge\""),
             ("prevResult", json!([]), "prevResult: must be an object"),
             (
@@ -339,9 +405,26 @@ mod tests {
     }
 
     #[test]
-    fn teardown_does_not_look_at_ranges_and_mtu() {
-        let config =
-            json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": "x"});
+    fn host_ports_need_somebody_who_opens_them() {
+        let mut config = valid();
+        config["runtimeConfig"] =
+            json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
+        let error = Config::parse(config.to_string().as_bytes(), Need::All).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("hostPort 8080: host ports are opened by proxy-ebpf"),
+            "{error}"
+        );
+        config["hostPorts"] = "proxy-ebpf".into();
+        assert!(Config::parse(config.to_string().as_bytes(), Need::All).is_ok());
+    }
+
+    #[test]
+    fn teardown_does_not_look_at_what_only_add_needs() {
+        let config = json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": "x",
+                            "hostPorts": 5, "runtimeConfig": []});
         assert!(Config::parse(config.to_string().as_bytes(), Need::Teardown).is_ok());
     }
 

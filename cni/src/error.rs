@@ -63,11 +63,14 @@ impl Error {
     pub fn code(&self) -> u32 {
         match self {
             Error::Environment(_) | Error::Netns(_) => 4,
+            Error::Netlink(error) if error.is_temporary() => 11,
             Error::ReadConfig { .. } | Error::Sysctl { .. } | Error::Netlink(_) => 5,
             Error::Config(config::Error::IncompatibleVersion { .. }) => 1,
+            Error::Config(config::Error::Unsupported { .. }) => 2,
             Error::Config(config::Error::Decode { .. }) => 6,
             Error::Config(config::Error::Invalid(_)) => 7,
             Error::Ipam(ipam::Error::Exhausted { .. }) => 50,
+            Error::Ipam(ipam::Error::Taken { .. }) => 103,
             Error::Ipam(_) => 5,
             Error::AlreadyAttached(_) => 100,
             Error::CheckFailed { .. } => 101,

@@ -42,6 +42,12 @@ pub enum Error {
         /// How many addresses are held.
         held: usize,
     },
+    /// The address that was asked for is another attachment's.
+    #[error("{address} was asked for and is held by another attachment")]
+    Taken {
+        /// The address.
+        address: IpAddr,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {}", path.display())]
     Io {
@@ -166,16 +172,22 @@ impl Ipam {
         })
     }
 
-    /// Reserves one address of each range, as a pending record.
+    /// Reserves one address of each range, as a pending record: the one in `wanted`, if that is in the range.
     ///
     /// # Errors
-    /// [`Error::Exhausted`], or a failed file operation; neither leaves a record.
-    pub fn reserve(&self, link: &str, owner: &Owner, ranges: &[Range]) -> Result<Record, Error> {
+    /// [`Error::Exhausted`], [`Error::Taken`] or a failed file operation; none leaves a record.
+    pub fn reserve(
+        &self,
+        link: &str,
+        owner: &Owner,
+        ranges: &[Range],
+        wanted: &[IpAddr],
+    ) -> Result<Record, Error> {
         let _lock = self.lock()?;
         self.forget_other_boots()?;
         let records = self.records()?;
         let cursor = self.cursor();
-        let addresses = allocate(ranges, &records, &cursor)?;
+        let addresses = allocate(ranges, &records, &cursor, wanted)?;
         let record = Record {
             state: State::Pending,
             link: link.to_owned(),
@@ -283,11 +295,11 @@ impl Ipam {
     pub fn check_room(&self, ranges: &[Range]) -> Result<(), Error> {
         let _lock = self.lock()?;
         let mut records = self.records()?;
-        if allocate(ranges, &records, &[]).is_err() {
+        if allocate(ranges, &records, &[], &[]).is_err() {
             let dead = self.dead(records.clone())?;
             records.retain(|record| !dead.contains(record));
         }
-        allocate(ranges, &records, &[]).map(drop)
+        allocate(ranges, &records, &[], &[]).map(drop)
     }
 
     fn lock(&self) -> Result<File, Error> {
@@ -329,8 +341,13 @@ impl Ipam {
     }
 }
 
-/// One address of each range, after the cursor's; pure.
-fn allocate(ranges: &[Range], records: &[Record], cursor: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+/// One address of each range, the wanted one or else one after the cursor's; pure.
+fn allocate(
+    ranges: &[Range],
+    records: &[Record],
+    cursor: &[IpAddr],
+    wanted: &[IpAddr],
+) -> Result<Vec<IpAddr>, Error> {
     let used: HashSet<IpAddr> = records
         .iter()
         .flat_map(|record| record.addresses.iter().copied())
@@ -338,6 +355,14 @@ fn allocate(ranges: &[Range], records: &[Record], cursor: &[IpAddr]) -> Result<V
     ranges
         .iter()
         .map(|&range| {
+            if let Some(&address) = wanted.iter().find(|&&address| range.contains(address)) {
+                let taken = used.contains(&address);
+                return if taken {
+                    Err(Error::Taken { address })
+                } else {
+                    Ok(address)
+                };
+            }
             let last = cursor.iter().copied().find(|&address| range.contains(address));
             range.next_free(&used, last).ok_or_else(|| Error::Exhausted {
                 range,

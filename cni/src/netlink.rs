@@ -23,9 +23,11 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::tc::TcMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
+use crate::bucket;
 use crate::netns::Netns;
 use crate::wiring::{Change, Mac, Observed, Veth};
 
@@ -44,6 +46,14 @@ impl Error {
         matches!(
             self.source.raw_os_error(),
             Some(libc::ENODEV | libc::ENOENT | libc::ESRCH)
+        )
+    }
+
+    /// Whether the kernel was short of something that it may have again in a moment.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self.source.raw_os_error(),
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOMEM | libc::EINTR)
         )
     }
 }
@@ -99,6 +109,10 @@ impl Socket {
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Address(mac.0.to_vec()),
                 LinkAttribute::Mtu(veth.mtu),
+                // A pair carries packets on the CPU that sends them, whatever the queue. By default there are as many
+                // queues as CPUs, each with an entry in sysfs that is made under the kernel's global network lock.
+                LinkAttribute::NumTxQueues(1),
+                LinkAttribute::NumRxQueues(1),
             ];
             link
         };
@@ -197,6 +211,10 @@ impl Socket {
                 RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
             ),
             dump("routes", RouteNetlinkMessage::GetRoute(RouteMessage::default())),
+            dump(
+                "queueing disciplines",
+                RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index as i32)),
+            ),
         ] {
             let answers = self.exchange(vec![operation])?;
             in_effect.extend(answers.iter().filter_map(|answer| change(index, answer)));
@@ -411,6 +429,10 @@ fn message(index: u32, change: &Change) -> Option<(u16, RouteNetlinkMessage)> {
             message.attributes.push(RouteAttribute::Gateway(gateway.into()));
             (CREATE, RouteNetlinkMessage::NewRoute(message))
         }
+        Change::Shape(shape) => (
+            NLM_F_CREATE | NLM_F_REPLACE,
+            RouteNetlinkMessage::NewQueueDiscipline(bucket::message(index, shape)),
+        ),
     })
 }
 
@@ -461,6 +483,7 @@ fn change(index: u32, answer: &RouteNetlinkMessage) -> Option<Change> {
             })?;
             Some(Change::Neighbour(address, mac))
         }
+        RouteNetlinkMessage::NewQueueDiscipline(message) => bucket::parse(index, message).map(Change::Shape),
         RouteNetlinkMessage::NewRoute(message) => {
             if !message.attributes.contains(&RouteAttribute::Oif(index)) {
                 return None;

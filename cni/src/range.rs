@@ -23,6 +23,12 @@ impl Range {
         address.is_ipv6() == self.is_ipv6() && self.offset(address) < self.size()
     }
 
+    /// Whether the address may be given to a pod.
+    pub fn is_allocatable(&self, address: IpAddr) -> bool {
+        self.contains(address)
+            && (FIRST_OFFSET..FIRST_OFFSET + self.capacity()).contains(&self.offset(address))
+    }
+
     /// The next free address after `cursor`, wrapping round; `None` when all are used.
     ///
     /// Going round robin leaves an address that was just freed alone for as long as possible, so that peers which still

@@ -16,10 +16,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
 use crate::request::AttachmentId;
+use crate::runtime_config::{RuntimeConfig, Shape};
 
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,24 @@ impl Mac {
             bytes[4],
             bytes[5],
         ])
+    }
+}
+
+impl FromStr for Mac {
+    type Err = ();
+
+    /// Six pairs of hexadecimal digits. Addresses that no interface can have are refused: groups, and all zeros.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut bytes = [0; 6];
+        let mut pairs = text.split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().filter(|pair| pair.len() == 2).ok_or(())?;
+            hex::decode_to_slice(pair, std::slice::from_mut(byte)).map_err(|_| ())?;
+        }
+        match pairs.next() {
+            None if bytes[0] & 1 == 0 && bytes != [0; 6] => Ok(Mac(bytes)),
+            _ => Err(()),
+        }
     }
 }
 
@@ -123,6 +143,18 @@ pub enum Change {
     HostRoute(IpAddr),
     /// The default route by this gateway, which is taken to be on the interface whatever the addresses say.
     DefaultRoute(IpAddr),
+    /// A token bucket for what the interface sends.
+    Shape(Shape),
+}
+
+impl Change {
+    /// Whether this, as observed, is what was planned. The kernel rounds a bucket's burst to its clock.
+    fn fulfils(&self, planned: &Change) -> bool {
+        match (self, planned) {
+            (Change::Shape(own), Change::Shape(planned)) => own.rate_bytes == planned.rate_bytes,
+            _ => self == planned,
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -136,6 +168,10 @@ impl fmt::Display for Change {
             Change::Neighbour(address, mac) => write!(f, "neighbour {address} at {mac}"),
             Change::HostRoute(address) => write!(f, "route to {address}"),
             Change::DefaultRoute(gateway) => write!(f, "default route via {gateway}"),
+            Change::Shape(Shape {
+                rate_bytes,
+                burst_bytes,
+            }) => write!(f, "{rate_bytes} bytes/s with bursts of {burst_bytes} bytes"),
         }
     }
 }
@@ -157,8 +193,9 @@ pub struct Wiring {
 
 impl Wiring {
     /// Plans an attachment with these addresses, at most one per family.
-    pub fn new(id: &AttachmentId, mtu: u32, addresses: &[IpAddr]) -> Self {
-        let veth = Veth::new(id, mtu);
+    pub fn new(id: &AttachmentId, mtu: u32, addresses: &[IpAddr], runtime: &RuntimeConfig) -> Self {
+        let mut veth = Veth::new(id, mtu);
+        veth.pod_mac = runtime.mac.unwrap_or(veth.pod_mac);
         let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         let ipv4 = addresses.iter().any(IpAddr::is_ipv4);
         let sysctl = |path: String, value| Change::Sysctl { path, value };
@@ -209,6 +246,11 @@ impl Wiring {
             pod.push(Change::Neighbour(gateway, veth.host_mac));
             pod.push(Change::DefaultRoute(gateway));
         }
+        // What goes to the pod is sent by the node's end, and what comes from it by its own. The latter is inside the pod's
+        // namespace, out of reach for all but privileged containers; in exchange no third device is needed, and whatever
+        // programs do with the packet on the node, it has passed the bucket.
+        host.extend(runtime.ingress.map(Change::Shape));
+        pod.extend(runtime.egress.map(Change::Shape));
         Wiring {
             veth,
             addresses: addresses.to_vec(),
@@ -237,7 +279,7 @@ impl Observed {
                     Change::Sysctl { .. } | Change::NoLinkLocal | Change::LoopbackUp
                 )
             })
-            .filter(|change| !self.in_effect.contains(change))
+            .filter(|change| !self.in_effect.iter().any(|other| other.fulfils(change)))
             .collect()
     }
 }
@@ -263,6 +305,7 @@ mod tests {
             &id("abc", "eth0"),
             1500,
             &["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            &RuntimeConfig::default(),
         );
         let Veth {
             host_name,
@@ -309,8 +352,18 @@ mod tests {
 
     #[test]
     fn plan_of_one_family_leaves_the_other_alone() {
-        let v4 = Wiring::new(&id("abc", "eth0"), 1500, &["10.244.0.5".parse().unwrap()]);
-        let v6 = Wiring::new(&id("abc", "eth0"), 1500, &["fd00::5".parse().unwrap()]);
+        let v4 = Wiring::new(
+            &id("abc", "eth0"),
+            1500,
+            &["10.244.0.5".parse().unwrap()],
+            &RuntimeConfig::default(),
+        );
+        let v6 = Wiring::new(
+            &id("abc", "eth0"),
+            1500,
+            &["fd00::5".parse().unwrap()],
+            &RuntimeConfig::default(),
+        );
         let text = |plan: &Wiring| lines(&plan.node) + &lines(&plan.host) + &lines(&plan.pod);
         assert!(
             !text(&v4).contains("ipv6") && !text(&v4).contains("fe80"),
@@ -345,7 +398,12 @@ mod tests {
 
     #[test]
     fn missing_lists_what_is_not_in_effect() {
-        let plan = Wiring::new(&id("abc", "eth0"), 1500, &["10.244.0.5".parse().unwrap()]);
+        let plan = Wiring::new(
+            &id("abc", "eth0"),
+            1500,
+            &["10.244.0.5".parse().unwrap()],
+            &RuntimeConfig::default(),
+        );
         let mut observed = Observed {
             in_effect: plan.pod.clone(),
         };
@@ -357,5 +415,50 @@ mod tests {
             observed.missing(&plan.pod),
             [&Change::DefaultRoute(gateway(false))]
         );
+    }
+
+    #[test]
+    fn the_runtime_may_choose_the_address_and_the_speed() {
+        let shape = |rate_bytes| Shape {
+            rate_bytes,
+            burst_bytes: 5000,
+        };
+        let runtime = RuntimeConfig {
+            mac: Some("02:00:5e:10:00:01".parse().unwrap()),
+            ingress: Some(shape(1000)),
+            egress: Some(shape(2000)),
+            ..RuntimeConfig::default()
+        };
+        let plan = Wiring::new(
+            &id("abc", "eth0"),
+            1500,
+            &["10.244.0.5".parse().unwrap()],
+            &runtime,
+        );
+        assert_eq!(plan.veth.pod_mac.to_string(), "02:00:5e:10:00:01");
+        assert!(lines(&plan.host).contains("neighbour 10.244.0.5 at 02:00:5e:10:00:01"));
+        assert!(lines(&plan.host).ends_with("1000 bytes/s with bursts of 5000 bytes\n"));
+        assert!(lines(&plan.pod).ends_with("2000 bytes/s with bursts of 5000 bytes\n"));
+        let rounded = Shape {
+            burst_bytes: 4999,
+            ..shape(2000)
+        };
+        assert!(Change::Shape(rounded).fulfils(&Change::Shape(shape(2000))));
+        assert!(!Change::Shape(rounded).fulfils(&Change::Shape(shape(2001))));
+    }
+
+    #[test]
+    fn ethernet_addresses_are_parsed_strictly() {
+        assert_eq!("02:00:5e:10:00:ff".parse(), Ok(Mac([2, 0, 0x5e, 0x10, 0, 255])));
+        for text in [
+            "",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "2:0:5e:10:0:1",
+            "02:00:5e:10:00:0g",
+            "00:00:00:00:00:00",
+        ] {
+            assert_eq!(text.parse::<Mac>(), Err(()), "{text}");
+        }
     }
 }

@@ -73,6 +73,11 @@ const TEST_TOOLS: &[Tool] = &[
         package: "iptables",
         why: "makes the rules that the service proxy is measured against",
     },
+    Tool {
+        program: "/usr/lib/cni/bandwidth",
+        package: "containernetworking-plugins",
+        why: "is what our network plugin is chained with in its tests",
+    },
 ];
 
 /// What booting other kernels needs.

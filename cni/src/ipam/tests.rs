@@ -53,7 +53,7 @@ fn a_record_goes_from_pending_to_ready_to_free() {
     let dir = tempfile::tempdir().unwrap();
     let netns = Netns::current().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
-    let mut record = ipam.reserve("orl1", &owner("a", &netns), &ranges()).unwrap();
+    let mut record = ipam.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
     assert_eq!(addresses(&record), ["10.0.0.2", "fd00::2"]);
     assert_eq!(ipam.find("orl1").unwrap().unwrap().state, State::Pending);
     ipam.commit(&mut record).unwrap();
@@ -73,7 +73,7 @@ fn a_freed_address_is_given_again_last() {
     let mut given = Vec::new();
     for n in 0..7 {
         let record = ipam
-            .reserve(&format!("orl{n}"), &owner("a", &netns), &ranges())
+            .reserve(&format!("orl{n}"), &owner("a", &netns), &ranges(), &[])
             .unwrap();
         given.push(addresses(&record)[0].clone());
         ipam.release(&record).unwrap();
@@ -93,10 +93,12 @@ fn a_full_range_is_an_error_that_names_it() {
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     for n in 0..5 {
         ipam.check_room(&ranges()).unwrap();
-        ipam.reserve(&format!("orl{n}"), &owner("a", &netns), &ranges())
+        ipam.reserve(&format!("orl{n}"), &owner("a", &netns), &ranges(), &[])
             .unwrap();
     }
-    let error = ipam.reserve("orl9", &owner("a", &netns), &ranges()).unwrap_err();
+    let error = ipam
+        .reserve("orl9", &owner("a", &netns), &ranges(), &[])
+        .unwrap_err();
     assert_eq!(
         error.to_string(),
         "range 10.0.0.0/29 has no free address: all 5 are held by attachments"
@@ -110,13 +112,13 @@ fn attachments_whose_namespace_is_gone_are_dead() {
     let dir = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     let (alive, gone) = (Netns::current().unwrap(), Netns::anonymous().unwrap());
-    ipam.reserve("orl1", &owner("a", &alive), &ranges()).unwrap();
+    ipam.reserve("orl1", &owner("a", &alive), &ranges(), &[]).unwrap();
     // A path that no later file of this process can take over.
     let gone = Owner {
         netns: "/nonexistent/netns".into(),
         ..owner("b", &gone)
     };
-    ipam.reserve("orl2", &gone, &ranges()).unwrap();
+    ipam.reserve("orl2", &gone, &ranges(), &[]).unwrap();
     let dead = ipam.dead(ipam.records().unwrap()).unwrap();
     assert_eq!(
         dead.iter().map(|record| record.link.as_str()).collect::<Vec<_>>(),
@@ -135,7 +137,7 @@ fn other_boots_count_for_nothing_and_are_removed() {
     fs::write(old.join("temporary"), "{\"conta").unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     assert_eq!(ipam.find("orl1").unwrap(), None);
-    let record = ipam.reserve("orl2", &owner("a", &netns), &ranges()).unwrap();
+    let record = ipam.reserve("orl2", &owner("a", &netns), &ranges(), &[]).unwrap();
     assert_eq!(addresses(&record), ["10.0.0.2", "fd00::2"]);
     assert!(!old.exists());
 }
@@ -148,8 +150,8 @@ fn networks_do_not_see_each_other() {
         Ipam::new(dir.path(), "a").unwrap(),
         Ipam::new(dir.path(), "b").unwrap(),
     );
-    a.reserve("orl1", &owner("a", &netns), &ranges()).unwrap();
-    b.reserve("orl2", &owner("b", &netns), &ranges()).unwrap();
+    a.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
+    b.reserve("orl2", &owner("b", &netns), &ranges(), &[]).unwrap();
     assert_eq!(a.records().unwrap().len(), 1);
     assert_eq!(b.find("orl1").unwrap(), None);
 }
@@ -165,7 +167,7 @@ fn concurrent_reservations_never_share_an_address() {
             let (ipam, ranges, netns) = (&ipam, &ranges, &netns);
             scope.spawn(move || {
                 for n in 0..25 {
-                    ipam.reserve(&format!("orl{worker}x{n}"), &owner("a", netns), ranges)
+                    ipam.reserve(&format!("orl{worker}x{n}"), &owner("a", netns), ranges, &[])
                         .unwrap();
                 }
             });
@@ -177,4 +179,17 @@ fn concurrent_reservations_never_share_an_address() {
         .flat_map(|record| record.addresses.clone())
         .collect();
     assert_eq!((records.len(), distinct.len()), (200, 200));
+}
+
+#[test]
+fn a_wanted_address_is_given_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let netns = Netns::current().unwrap();
+    let ipam = Ipam::new(dir.path(), "net").unwrap();
+    let wanted = ["10.0.0.5".parse().unwrap()];
+    let reserve = |link: &str| ipam.reserve(link, &owner("a", &netns), &ranges(), &wanted);
+    assert_eq!(addresses(&reserve("orl1").unwrap()), ["10.0.0.5", "fd00::2"]);
+    let error = reserve("orl2").unwrap_err();
+    assert!(matches!(error, Error::Taken { .. }), "{error}");
+    assert_eq!(ipam.records().unwrap().len(), 1);
 }

@@ -2,6 +2,8 @@
 //! test panics or is killed, because nothing but file descriptors holds them.
 
 mod attach;
+mod capabilities;
+mod chain;
 mod crash;
 mod records;
 mod support;

@@ -1,8 +1,9 @@
 //! Addresses over the life of many pods: what DEL does without help, and what happens when it never comes.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use orlop_cni::bench::add_latencies;
+use orlop_cni::bench::Scene;
 use serde_json::json;
 
 use crate::support::{Node, addresses, links};
@@ -87,11 +88,21 @@ fn many_pods_at_once_get_distinct_addresses() {
 }
 
 #[test]
-fn the_benchmark_measures_every_add() {
+fn the_benchmark_measures_every_call() {
     let dir = tempfile::tempdir().unwrap();
     let plugin = env!("CARGO_BIN_EXE_orlop-cni").as_ref();
-    let latencies = add_latencies(plugin, dir.path(), 12, 4).unwrap();
-    assert!(latencies.percentile(50) <= latencies.percentile(99));
-    assert!(latencies.percentile(99) <= latencies.total);
-    assert!(add_latencies("/nonexistent".as_ref(), dir.path(), 1, 1).is_err());
+    let scene = Scene::new(12, 4).unwrap();
+    for latencies in [
+        scene.add(plugin, dir.path()),
+        scene.version(plugin),
+        scene.bare_pairs(),
+    ] {
+        let latencies = latencies.unwrap();
+        assert!(latencies.percentile(50) > Duration::ZERO);
+        assert!(latencies.percentile(50) <= latencies.percentile(99));
+        assert!(latencies.percentile(99) <= latencies.total);
+    }
+    // A pod that is attached already cannot be attached again, nor by a program that does not exist.
+    assert!(scene.add(plugin, dir.path()).is_err());
+    assert!(scene.version("/nonexistent".as_ref()).is_err());
 }
