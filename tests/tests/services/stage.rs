@@ -1,0 +1,347 @@
+//! What every scenario plays on: a backend on each of two nodes, clients of every kind, and what they are expected to see.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tests::{
+    Place,
+    suite::{IMAGE, World, test_program},
+};
+
+/// The backend of each node.
+pub(crate) const BACKENDS: [&str; 2] = ["web-1", "web-2"];
+/// Exchanges of an expectation: with two backends, the chance that a working proxy never draws one of them is 2^-23.
+const EXCHANGES: &str = "24";
+/// After so long, in milliseconds, a packet without an answer counts as dropped.
+const DROPPED_AFTER: &str = "1500";
+
+/// Who connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A pod of the node, whose sockets are translated.
+    Pod(usize),
+    /// A pod of node 1 that has opted out of that: its packets are translated.
+    Packets,
+    /// A backend itself.
+    Backend(usize),
+    /// A process of the node.
+    Node(usize),
+    /// A machine that is no node.
+    Outside,
+}
+
+/// Everybody in the cluster.
+pub(crate) const INSIDE: [Client; 4] = [Client::Pod(1), Client::Pod(2), Client::Packets, Client::Node(1)];
+/// Everybody.
+pub(crate) const EVERYBODY: [Client; 5] = [
+    Client::Pod(1),
+    Client::Pod(2),
+    Client::Packets,
+    Client::Node(1),
+    Client::Outside,
+];
+
+/// What a client should see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expect<'a> {
+    /// Each of these backends answers, and no other.
+    Answers(&'a [&'a str]),
+    /// One of these backends answers every time.
+    OneOf(&'a [&'a str]),
+    /// The connection is refused, at once.
+    Refused,
+    /// Nothing comes back.
+    Dropped,
+    /// Nobody answers, in whatever way.
+    Nobody,
+}
+
+/// What the test program's `connect` prints.
+#[derive(Debug, Deserialize)]
+struct Report {
+    backends: BTreeMap<String, u64>,
+    failures: u64,
+    errors: Vec<String>,
+}
+
+pub(crate) struct Stage<'a> {
+    pub(crate) world: &'a World<'a>,
+}
+
+/// A Service as the API holds it.
+pub(crate) struct Service {
+    object: Value,
+}
+
+impl Service {
+    /// Its ClusterIPs.
+    pub(crate) fn cluster_ips(&self) -> Vec<IpAddr> {
+        let ips = self.object["spec"]["clusterIPs"].as_array();
+        ips.into_iter()
+            .flatten()
+            .filter_map(|ip| ip.as_str()?.parse().ok())
+            .collect()
+    }
+
+    /// The node port of its first port.
+    pub(crate) fn node_port(&self) -> Result<u16> {
+        let port = self.object["spec"]["ports"][0]["nodePort"].as_u64();
+        port.and_then(|port| u16::try_from(port).ok())
+            .context("the Service has no node port")
+    }
+
+    /// A field.
+    pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
+        self.object.pointer(pointer)
+    }
+}
+
+/// `address:port`, with brackets where IPv6 needs them.
+pub(crate) fn at(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+impl<'a> Stage<'a> {
+    /// Starts the backends and the clients.
+    pub(crate) fn set(world: &'a World<'a>) -> Result<Self> {
+        let stage = Self { world };
+        let mut items: Vec<Value> = (1..=2).map(|node| stage.backend(node, json!({}))).collect();
+        items.extend((1..=2).map(|node| stage.sleeper(&format!("client-{node}"), node, json!({}))));
+        items.push(stage.sleeper("packets", 1, json!({"orlop.io/socket-translation": "false"})));
+        stage.apply(&items)?;
+        stage.ready(&["web-1", "web-2", "client-1", "client-2", "packets"])?;
+        Ok(stage)
+    }
+
+    /// A pod of the node that serves, called `web-N`. `spec` is merged into its container.
+    pub(crate) fn backend(&self, node: usize, container: Value) -> Value {
+        let mut pod = self.pod(&format!("web-{node}"), node, json!({"app": "web"}), json!({}));
+        merge(&mut pod["spec"]["containers"][0], container);
+        pod
+    }
+
+    fn sleeper(&self, name: &str, node: usize, annotations: Value) -> Value {
+        let mut pod = self.pod(name, node, json!({}), annotations);
+        pod["spec"]["containers"][0]["command"] =
+            json!(["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]);
+        pod
+    }
+
+    fn pod(&self, name: &str, node: usize, labels: Value, annotations: Value) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels, "annotations": annotations},
+            "spec": {
+                "nodeName": self.world.cluster.layout().node_name(node),
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "main", "image": IMAGE}],
+            },
+        })
+    }
+
+    pub(crate) fn apply(&self, items: &[Value]) -> Result<()> {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        self.world.apply(&list.to_string()).map(drop)
+    }
+
+    pub(crate) fn ready(&self, pods: &[&str]) -> Result<()> {
+        let names: Vec<String> = pods.iter().map(|name| format!("pod/{name}")).collect();
+        let mut command = vec!["wait", "--for=condition=Ready", "--timeout=90s"];
+        command.extend(names.iter().map(String::as_str));
+        self.world.run(&command).map(drop)
+    }
+
+    /// Creates, or changes, the Service `web` over the backends, of both families and both protocols on port 80. `spec` is
+    /// merged into its own.
+    pub(crate) fn service(&self, spec: Value) -> Result<Service> {
+        let mut service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "web"},
+            "spec": {
+                "selector": {"app": "web"},
+                "ipFamilyPolicy": "RequireDualStack",
+                "ports": [
+                    {"name": "tcp", "port": 80, "protocol": "TCP"},
+                    {"name": "udp", "port": 80, "protocol": "UDP"},
+                ],
+            },
+        });
+        merge(&mut service["spec"], spec);
+        self.apply(&[service])?;
+        Ok(Service {
+            object: self.world.get(&["service", "web"])?,
+        })
+    }
+
+    /// Waits until the Service has as many ready endpoints of each family.
+    pub(crate) fn endpoints(&self, count: usize) -> Result<()> {
+        self.world.until(&format!("{count} ready endpoints"), || {
+            match self.world.ready_endpoints("web")?.len() {
+                found if found == 2 * count => Ok(()),
+                found => bail!("there are {found} addresses of two families"),
+            }
+        })
+    }
+
+    /// Checks, until it holds, what each of the clients sees at an address by TCP and by UDP.
+    pub(crate) fn expect(&self, clients: &[Client], target: &str, expected: Expect<'_>) -> Result<()> {
+        for protocol in ["tcp", "udp"] {
+            self.expect_by(protocol, clients, target, expected)?;
+        }
+        Ok(())
+    }
+
+    /// The same by one protocol.
+    pub(crate) fn expect_by(
+        &self,
+        protocol: &str,
+        clients: &[Client],
+        target: &str,
+        expected: Expect<'_>,
+    ) -> Result<()> {
+        for client in clients {
+            let what = format!("{client:?} to {target} by {protocol} to see {expected:?}");
+            self.world.until(&what, || {
+                let report = self.connect(*client, target, protocol, expected, "/hostname")?;
+                if report.shows(expected) {
+                    Ok(())
+                } else {
+                    bail!("{report:?}")
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The one answer that a client gets for a path.
+    pub(crate) fn ask(&self, client: Client, target: &str, path: &str) -> Result<String> {
+        let report = self.connect(client, target, "tcp", Expect::Refused, path)?;
+        match report.backends.into_keys().next() {
+            Some(answer) if report.failures == 0 => Ok(answer),
+            _ => bail!("{target}{path}: {:?}", report.errors),
+        }
+    }
+
+    fn connect(
+        &self,
+        client: Client,
+        target: &str,
+        protocol: &str,
+        expected: Expect<'_>,
+        path: &str,
+    ) -> Result<Report> {
+        let answers = matches!(expected, Expect::Answers(_) | Expect::OneOf(_));
+        let arguments = [
+            "connect",
+            target,
+            "--proto",
+            protocol,
+            "--path",
+            path,
+            "--count",
+            if answers { EXCHANGES } else { "1" },
+            "--timeout-ms",
+            if expected == Expect::Dropped {
+                DROPPED_AFTER
+            } else {
+                "5000"
+            },
+        ];
+        let output = self
+            .command(client)?
+            .args(arguments)
+            .output()
+            .with_context(|| format!("start {client:?}"))?;
+        // Failed exchanges make a failed command, whose report counts all the same.
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(text.trim())
+            .with_context(|| format!("parse {text:?}; {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn command(&self, client: Client) -> Result<Command> {
+        let in_pod = |name: &str| {
+            let words = ["exec", name, "--", "/test"];
+            self.world.kubectl.command(self.world.scoped(&words))
+        };
+        Ok(match client {
+            Client::Pod(node) => in_pod(&format!("client-{node}")),
+            Client::Packets => in_pod("packets"),
+            Client::Backend(node) => in_pod(&format!("web-{node}")),
+            Client::Node(index) => Place::Node(index).command(self.world.cluster, &test_program())?,
+            Client::Outside => Place::Outside.command(self.world.cluster, &test_program())?,
+        })
+    }
+
+    /// Sends an address the way of a node, as a load balancer or a router would.
+    pub(crate) fn route_from_outside(&self, address: IpAddr, node: usize) -> Result<()> {
+        let layout = self.world.cluster.layout();
+        let via: IpAddr = match address {
+            IpAddr::V4(_) => layout.node_ip(node).into(),
+            IpAddr::V6(_) => layout.node_ip6(node).into(),
+        };
+        let output = Place::Outside
+            .command(self.world.cluster, "ip".as_ref())?
+            .args(["route", "replace", &address.to_string(), "via", &via.to_string()])
+            .output()
+            .context("start ip")?;
+        if !output.status.success() {
+            bail!("ip route: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// The node's addresses of both families.
+    pub(crate) fn node_addresses(&self, node: usize) -> [IpAddr; 2] {
+        let layout = self.world.cluster.layout();
+        [layout.node_ip(node).into(), layout.node_ip6(node).into()]
+    }
+}
+
+impl Report {
+    fn shows(&self, expected: Expect<'_>) -> bool {
+        let answered: BTreeSet<&str> = self.backends.keys().map(String::as_str).collect();
+        let error = |words: &[&str]| {
+            self.failures > 0
+                && answered.is_empty()
+                && self
+                    .errors
+                    .iter()
+                    .all(|error| words.iter().any(|word| error.contains(word)))
+        };
+        match expected {
+            Expect::Answers(backends) => self.failures == 0 && answered.iter().eq(backends),
+            Expect::OneOf(backends) => {
+                self.failures == 0
+                    && answered.len() == 1
+                    && answered.iter().all(|name| backends.contains(name))
+            }
+            Expect::Refused => error(&["refused"]),
+            Expect::Dropped => error(&["timed out", "temporarily unavailable"]),
+            Expect::Nobody => self.failures > 0 && answered.is_empty(),
+        }
+    }
+}
+
+/// Puts the fields of `changes` into `object`, inner objects field by field. `null` takes a field away.
+fn merge(object: &mut Value, changes: Value) {
+    match (object, changes) {
+        (Value::Object(object), Value::Object(changes)) => {
+            for (name, change) in changes {
+                if change.is_null() {
+                    object.remove(&name);
+                } else {
+                    merge(object.entry(name).or_insert(Value::Null), change);
+                }
+            }
+        }
+        (object, change) => *object = change,
+    }
+}
