@@ -1,40 +1,20 @@
 //! The OpenAPI documents: encodings, and what clients may keep.
 
-use http::{HeaderMap, Request, header};
-use http_body_util::BodyExt;
+use http::header;
 use serde_json::Value;
 
-use super::Fixture;
-use crate::UserInfo;
+use super::{
+    Fixture,
+    wire::{Answer, Call},
+};
 
 const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const PROTOBUF_V3: &str = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf";
 
-struct Answer {
-    code: u16,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
-    }
-}
-
 async fn get(fixture: &Fixture, path: &str, headers: &[(header::HeaderName, &str)]) -> Answer {
-    let mut request = Request::get(path);
-    for (name, value) in headers {
-        request = request.header(name, *value);
-    }
-    let request = request.body(kube::client::Body::empty()).unwrap();
-    let client = fixture.server.client(UserInfo::new("admin", &["system:masters"]));
-    let response = client.send(request).await.unwrap();
-    Answer {
-        code: response.status().as_u16(),
-        headers: response.headers().clone(),
-        body: response.into_body().collect().await.unwrap().to_bytes().to_vec(),
-    }
+    let mut call = Call::new("GET", path);
+    call.headers.extend_from_slice(headers);
+    fixture.send(call).await
 }
 
 #[tokio::test]

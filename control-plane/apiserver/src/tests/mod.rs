@@ -14,6 +14,7 @@ mod recorded;
 mod services;
 mod sockets;
 mod watches;
+mod wire;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -144,19 +145,6 @@ impl Fixture {
             .body(kube::client::Body::from(body))
             .unwrap();
         let response = self.server.client(user).send(request).await.unwrap();
-        let code = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    /// Creates whatever the bytes say.
-    pub(super) async fn post_bytes(&self, path: &str, body: Vec<u8>) -> (u16, Value) {
-        let request = Request::post(path)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(kube::client::Body::from(body))
-            .unwrap();
-        let client = self.server.client(UserInfo::new("admin", &["system:masters"]));
-        let response = client.send(request).await.unwrap();
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
