@@ -22,7 +22,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     apply::{Maps, MapsError},
-    desired::{EndpointSlice, LABEL_SELECTOR, ObjectName, Service},
+    connections::{Collector, plan::Flush},
+    desired::{EndpointSlice, LABEL_SELECTOR, ObjectName, Service, SocketAddress},
+    devices::{DeviceSettings, Devices},
     health_checks::HealthChecks,
     healthz::Health,
     inspect::{drops, monitor},
@@ -30,6 +32,7 @@ use crate::{
     node::{self, NodeSettings},
     node_ports::NodePortAddresses,
     objects::{Collection, Objects},
+    packets::PacketPrograms,
     pins::Pins,
     plan::{Plan, Tables},
     programs::{self, Features, ProgramsError},
@@ -64,7 +67,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     let pins = Pins::open(&settings.bpf_dir)?;
     // Before the API is asked: after an upgrade the new programs should run even if the API server is down.
     let features = Features::detect()?;
-    programs::install(&pins, &settings.cgroup_path, features)?;
+    let packets = programs::install(&pins, &settings.cgroup_path, features)?;
     let maps = Maps::open(&pins.maps())?;
     let tables = Tables::new(maps.read()?);
     let maps_dir = pins.maps();
@@ -86,13 +89,23 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         backends = tables.backends(),
         "the programs are attached"
     );
+    let mut devices = Devices::open(
+        DeviceSettings {
+            node_name: settings.node_name.clone(),
+            masquerade: settings.node.cni_conf_dir.is_some(),
+        },
+        &pins,
+    )?;
     let mut proxy = Proxy {
+        packets,
+        collector: Collector::start(&pins.maps())?,
         reaper: Reaper::start(
             settings.cgroup_path.clone(),
             &pins.maps(),
             metrics.sockets_ended(),
         )?,
         left: Vec::new(),
+        appeared: Vec::new(),
         health_checks: HealthChecks::new(health.clone()),
         metrics,
         triggers: Vec::new(),
@@ -114,11 +127,18 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     let started = SystemTime::now();
     let mut events = events(client, settings.node_name.clone());
     loop {
-        let retry = [proxy.retry, proxy.health_checks.retry(), network.retry()];
+        let retry = [
+            proxy.retry,
+            proxy.health_checks.retry(),
+            network.retry(),
+            devices.retry(),
+        ];
         let retry = retry.into_iter().flatten().min();
         let first = tokio::select! {
             event = events.next() => Some(event.context("the watches have ended")?),
             () = sleep_until(retry), if retry.is_some() => None,
+            () = network.disturbed() => None,
+            () = devices.disturbed() => None,
         };
         // Whatever else is there already is planned together.
         let mut next = first;
@@ -146,6 +166,13 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         }
         proxy.report(&health);
         let due = network.retry().is_some_and(|retry| retry <= Instant::now());
+        // Nodes that are not known yet must not be taken for gone: their pods' networks would be masqueraded.
+        if nodes.synced() {
+            let current = nodes.current();
+            devices
+                .reconcile(&proxy.pins, &proxy.packets, current, nodes_changed)
+                .await;
+        }
         if nodes.synced() && (nodes_changed || due) {
             network.reconcile(nodes.current()).await;
         }
@@ -160,6 +187,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 /// The service load balancer.
 struct Proxy {
+    packets: PacketPrograms,
+    collector: Collector,
     health_checks: HealthChecks,
     metrics: Metrics,
     /// When the changes happened that are not in the maps yet.
@@ -170,6 +199,8 @@ struct Proxy {
     reaper: Reaper,
     /// Backends that are about to leave their services; their sockets are ended once no new ones can be made.
     left: Vec<Left>,
+    /// UDP addresses that are about to become a Service's.
+    appeared: Vec<SocketAddress>,
     maps: Maps,
     tables: Tables,
     objects: Objects,
@@ -251,10 +282,15 @@ impl Proxy {
         self.tables
             .plan_node_addresses(self.node_addresses.clone(), &mut plan);
         self.left.extend(&plan.left);
+        self.appeared.extend(&plan.appeared);
         // Until the plan is carried out the tables are ahead of the maps.
         self.stale = true;
         self.maps.apply(&plan)?;
         self.stale = false;
+        self.collector.flush(Flush {
+            left: self.left.iter().copied().collect(),
+            appeared: self.appeared.drain(..).collect(),
+        });
         self.reaper.end(std::mem::take(&mut self.left));
         self.done(plan);
         let triggers = std::mem::take(&mut self.triggers);
@@ -280,7 +316,7 @@ impl Proxy {
             return Err(MapsError::Full { name, max_entries }.into());
         }
         let room = max_entries * 2;
-        programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, name, room)?;
+        self.packets = programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, name, room)?;
         self.maps = Maps::open(&self.pins.maps())?;
         info!(
             map = name,

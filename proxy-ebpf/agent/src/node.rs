@@ -5,16 +5,30 @@
 
 pub mod plan;
 
+mod cidr;
 mod netlink;
+mod removal;
+mod sysctl;
+#[cfg(test)]
+mod tests;
 
-use std::{collections::HashMap, fs, io, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1 as core;
 use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::plan::Cidr;
+pub use self::removal::{Removed, remove};
+use self::{
+    netlink::{ChangeError, Kernel},
+    plan::Cidr,
+};
 use crate::agent::chain;
 
 /// The name sorts before what other plugins install, since containerd takes the first file.
@@ -25,6 +39,10 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// Writing into /proc or a full disk does not mend itself quickly.
 const RETRY: Duration = Duration::from_secs(10);
+/// Everything is compared again after this time, should the kernel have failed to say that something changed.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Changes to interfaces come in flocks.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// Where the node half leaves its traces. Without `cni_conf_dir` somebody else's plugin is in charge and nothing is done.
 #[derive(Clone, Debug)]
@@ -33,6 +51,34 @@ pub struct NodeSettings {
     pub cni_conf_dir: Option<PathBuf>,
     /// Folder in which `orlop-cni` keeps its allocations.
     pub cni_data_dir: PathBuf,
+    /// How other nodes' pods are reached.
+    pub routing: Routing,
+}
+
+/// How the pods of other nodes are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum RoutingMode {
+    /// By routes where the nodes are on one network, by VXLAN otherwise.
+    #[default]
+    Auto,
+    /// By routes; whoever is beyond a router is left to that router.
+    Direct,
+    /// By VXLAN, always: for networks that pass on only what has a node's address.
+    Vxlan,
+}
+
+/// How packets travel between nodes. All nodes of a cluster must be told the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+pub struct Routing {
+    /// How the pods of other nodes are reached. Used with --cni-conf-dir.
+    #[arg(long = "routing-mode", default_value = "auto")]
+    pub mode: RoutingMode,
+    /// Network identifier of the VXLAN tunnel between nodes.
+    #[arg(long = "vxlan-vni", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub vni: u32,
+    /// UDP port at which nodes receive the packets of the tunnel.
+    #[arg(long = "vxlan-port", default_value_t = 4789, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
 }
 
 /// A Node.
@@ -91,10 +137,23 @@ impl Node {
 pub enum NetworkError {
     #[error("write {path}")]
     Write { path: PathBuf, source: io::Error },
-    #[error("set {path} to 1: without forwarding no packet reaches a pod from outside this node")]
-    Sysctl { path: &'static str, source: io::Error },
-    #[error("talk to the kernel about {what}")]
-    Netlink { what: String, source: rtnetlink::Error },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("set {path} to {value}")]
+    Sysctl {
+        path: PathBuf,
+        value: &'static str,
+        source: io::Error,
+    },
+    #[error("list the kernel's {what}")]
+    List {
+        what: &'static str,
+        source: rtnetlink::Error,
+    },
+    #[error("there is an interface called {name} that is no VXLAN tunnel: rename or remove it")]
+    NotATunnel { name: &'static str },
+    #[error("{what}")]
+    Change { what: String, source: ChangeError },
     #[error("open a netlink socket")]
     Socket(#[from] io::Error),
 }
@@ -104,6 +163,7 @@ pub enum NetworkError {
 pub struct Network {
     node_name: String,
     settings: NodeSettings,
+    kernel: Option<Kernel>,
     retry: Option<Instant>,
     announced: bool,
 }
@@ -114,6 +174,7 @@ impl Network {
         Self {
             node_name,
             settings,
+            kernel: None,
             retry: None,
             announced: false,
         }
@@ -124,23 +185,34 @@ impl Network {
         self.retry
     }
 
+    /// Waits until the kernel says that something has changed which [`Self::reconcile`] should look at, and sets
+    /// [`Self::retry`] accordingly. May be dropped at any time.
+    pub async fn disturbed(&mut self) {
+        let Some(kernel) = &mut self.kernel else {
+            return std::future::pending().await;
+        };
+        if !kernel.disturbed().await {
+            self.kernel = None;
+        }
+        let settled = Instant::now() + SETTLE;
+        self.retry = Some(self.retry.map_or(settled, |retry| retry.min(settled)));
+    }
+
     /// Brings configuration, forwarding and routes in step. What failed is logged and tried again later.
     pub async fn reconcile(&mut self, nodes: &HashMap<String, Node>) {
-        self.retry = None;
         let Some(dir) = self.settings.cni_conf_dir.clone() else {
+            self.retry = None;
             return;
         };
-        if let Err(error) = self.try_reconcile(&dir, nodes).await {
+        let outcome = self.try_reconcile(&dir, nodes).await;
+        let next = if outcome.is_ok() { RESYNC } else { RETRY };
+        self.retry = Some(Instant::now() + next);
+        if let Err(error) = outcome {
             warn!(error = %chain(&error), "the pod network is not set up, will retry");
-            self.retry = Some(Instant::now() + RETRY);
         }
     }
 
-    async fn try_reconcile(
-        &mut self,
-        dir: &std::path::Path,
-        nodes: &HashMap<String, Node>,
-    ) -> Result<(), NetworkError> {
+    async fn try_reconcile(&mut self, dir: &Path, nodes: &HashMap<String, Node>) -> Result<(), NetworkError> {
         let Some(node) = nodes
             .get(&self.node_name)
             .filter(|node| !node.pod_cidrs.is_empty())
@@ -154,33 +226,21 @@ impl Network {
             }
             return Ok(());
         };
-        enable_forwarding(node)?;
-        let kernel = netlink::Routes::open()?;
-        let links = kernel.links().await?;
-        let routes = plan::routes(&self.node_name, nodes, &links);
-        let changes = plan::changes(&routes, &kernel.ours().await?);
-        kernel.apply(&changes).await?;
-        // Last: once this file is there, pods are started.
-        let conflist = plan::conflist(node, &links, &self.settings.cni_data_dir);
-        write_if_changed(dir.join(CONFLIST), conflist.as_bytes())
+        // Opened before anything is looked at: what changes afterwards is reported.
+        let kernel = match &self.kernel {
+            Some(kernel) => kernel,
+            None => self.kernel.insert(Kernel::open()?),
+        };
+        let observed = kernel.observe().await?;
+        sysctl::enable_forwarding(node, &observed.links)?;
+        let wanted = plan::wanted(&self.node_name, nodes, &observed.links, self.settings.routing);
+        let applied = kernel.apply(&plan::changes(&wanted, &observed.state)).await;
+        // Last: once this file is there, pods are started. If the way to some node is missing, which is tried again, pods
+        // are still better off than not being started at all.
+        let conflist = plan::conflist(node, &observed.links, wanted.tunnel, &self.settings.cni_data_dir);
+        write_if_changed(dir.join(CONFLIST), conflist.as_bytes())?;
+        applied
     }
-}
-
-fn enable_forwarding(node: &Node) -> Result<(), NetworkError> {
-    for (path, ipv6) in [
-        ("/proc/sys/net/ipv4/ip_forward", false),
-        ("/proc/sys/net/ipv6/conf/all/forwarding", true),
-    ] {
-        if !node.pod_cidrs.iter().any(|cidr| cidr.address.is_ipv6() == ipv6) {
-            continue;
-        }
-        let failed = |source| NetworkError::Sysctl { path, source };
-        // Writing would need more rights than reading, and resets other settings of IPv6.
-        if fs::read_to_string(path).map_err(failed)?.trim() != "1" {
-            fs::write(path, "1").map_err(failed)?;
-        }
-    }
-    Ok(())
 }
 
 /// Writes beside the file and renames: containerd reads the folder whenever it changes, and must see all of it or nothing.

@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use proxy_ebpf::{
     agent::{self, Settings},
     config::ProxyConfiguration,
     healthz::Health,
     http::Listen,
     metrics::Metrics,
-    node::NodeSettings,
+    node::{NodeSettings, Routing},
     node_ports::NodePortAddresses,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +43,8 @@ pub(super) struct Run {
     /// Name of this Node, if it is not the host name.
     #[arg(long)]
     hostname_override: Option<String>,
-    /// Folder of the cgroup2 hierarchy whose sockets are translated, if it is not the hierarchy's root.
+    /// Folder of the cgroup2 hierarchy whose sockets are translated, if it is not the hierarchy's root; or the folder /sys/fs/cgroup
+    /// of a host whose hierarchies of both versions are mounted below it.
     #[arg(long)]
     cgroup_path: Option<PathBuf>,
     /// Addresses at which node ports are reached: networks, `localhost` and `all`, separated by commas, or `primary` for the
@@ -56,6 +58,8 @@ pub(super) struct Run {
     /// Folder in which orlop-cni keeps its allocations.
     #[arg(long, default_value = "/var/lib/orlop-cni")]
     cni_data_dir: PathBuf,
+    #[command(flatten)]
+    routing: Routing,
     /// Address and port of /healthz and /livez, for example 0.0.0.0:10256. Without it, and without --config, nothing listens.
     #[arg(long)]
     healthz_bind_address: Option<SocketAddr>,
@@ -83,12 +87,15 @@ impl Run {
         let scrapes = listen("--metrics-bind-address", self.metrics_bind_address);
         let settings = Settings {
             node_name: self.hostname_override.map_or_else(host_name, Ok)?,
-            cgroup_path: self.cgroup_path.map_or_else(cgroup2_root, Ok)?,
+            cgroup_path: self
+                .cgroup_path
+                .map_or_else(cgroup2_root, |path| Ok(cgroup2_below(path)))?,
             bpf_dir: self.bpf.bpf_dir,
             node_port_addresses: self.nodeport_addresses.unwrap_or_default(),
             node: NodeSettings {
                 cni_conf_dir: self.cni_conf_dir,
                 cni_data_dir: self.cni_data_dir,
+                routing: self.routing,
             },
         };
         // One thread: the agent is idle unless something changes, and a change is microseconds of work.
@@ -162,4 +169,32 @@ fn cgroup2_root() -> Result<PathBuf> {
             .then(|| before.split(' ').nth(4).map(PathBuf::from))?
     });
     mounts.next().context("no cgroup2 hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup/unified) or give --cgroup-path")
+}
+
+/// The folder itself, unless it holds the hierarchies of cgroup v1 with the one of cgroup2 among them, where systemd puts it.
+fn cgroup2_below(path: PathBuf) -> PathBuf {
+    let unified = path.join("unified");
+    let is_cgroup2 =
+        |path: &Path| statfs(path).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    if !is_cgroup2(&path) && is_cgroup2(&unified) {
+        unified
+    } else {
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_of_a_host_with_both_versions_is_found() {
+        let root = cgroup2_root().expect("a cgroup2 hierarchy is mounted");
+        assert_eq!(cgroup2_below(root.clone()), root);
+        if let Some(parent) = root.parent().filter(|_| root.ends_with("unified")) {
+            assert_eq!(cgroup2_below(parent.to_owned()), root);
+        }
+        // What is neither is left to whoever uses it, whose error says so.
+        assert_eq!(cgroup2_below("/proc".into()), Path::new("/proc"));
+    }
 }

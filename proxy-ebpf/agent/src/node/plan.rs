@@ -1,31 +1,42 @@
-//! What the network of a node should look like. Pure.
+//! What the network of a node should look like, and how to get there from what the kernel has. Pure.
+//!
+//! Pods of another node are reached in one of two ways, per address family:
+//!
+//! ```text
+//!   direct   10.244.1.0/24 via 172.31.0.12 dev eth0                         the nodes are on one network
+//!   tunnel   10.244.2.0/24 via 10.244.2.0 dev orlop-vxlan onlink src 10.244.0.1
+//!            10.244.2.0 lladdr <MAC of node3> dev orlop-vxlan               a permanent neighbour
+//!            <MAC of node3> dst 172.32.0.13 dev orlop-vxlan                 a forwarding entry
+//! ```
+//!
+//! The MAC address of a node's tunnel follows from the node's name, and the next hop from its pod CIDR: every node knows them
+//! of every other without anything being published, and nothing is ever resolved or learnt on the tunnel.
+
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv6Addr},
     path::Path,
-    str::FromStr,
 };
 
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
-use super::Node;
+pub use super::cidr::{Cidr, InvalidCidr};
+use super::{Node, Routing, RoutingMode};
 
 /// What Ethernet carries; used when the node's own address is on no interface.
 const DEFAULT_MTU: u32 = 1500;
-
-/// A network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cidr {
-    /// Its first address.
-    pub address: IpAddr,
-    /// Length of its prefix in bits.
-    pub prefix: u8,
-}
+/// The least that a link must carry for IPv6 (RFC 8200).
+const IPV6_MTU_MIN: u32 = 1280;
+/// The inner Ethernet header, VXLAN, UDP, and the outer IP header of each family.
+const VXLAN_OVERHEAD: [u32; 2] = [14 + 8 + 8 + 20, 14 + 8 + 8 + 40];
 
 /// A network that an interface of this node is directly on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnLink {
     /// The network.
     pub network: Cidr,
@@ -33,8 +44,40 @@ pub struct OnLink {
     pub address: IpAddr,
     /// The interface.
     pub ifindex: u32,
+    /// The interface's name.
+    pub interface: Box<str>,
     /// Largest packet that the interface sends, in bytes.
     pub mtu: u32,
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+/// The VXLAN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// This node's address, from which its packets are sent.
+    pub local: IpAddr,
+    /// Its own address inside the tunnel.
+    pub mac: Mac,
+    /// Largest packet that it takes, in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// By which interface a route leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Device {
+    /// One that this node had before.
+    Link(u32),
+    /// The tunnel.
+    Tunnel,
 }
 
 /// A route to the pods of another node.
@@ -42,236 +85,322 @@ pub struct OnLink {
 pub struct Route {
     /// The pods.
     pub destination: Cidr,
-    /// The node.
+    /// The node, or its end of the tunnel.
     pub gateway: IpAddr,
-    /// The interface that both nodes are on.
-    pub ifindex: u32,
+    /// The interface.
+    pub device: Device,
+    /// The address that this node's own packets carry, where it matters.
+    pub source: Option<IpAddr>,
 }
 
-/// How to get from the routes that are to those that should be. Additions come first; one replaces a route to the same pods.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct RouteChanges {
-    /// Routes to add or replace.
-    pub add: Vec<Route>,
-    /// Routes to remove.
-    pub remove: Vec<Route>,
+/// All that is kept in the kernel for other nodes: what should be there, or what of ours is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// The tunnel, if any.
+    pub tunnel: Option<Tunnel>,
+    /// Addresses on the tunnel.
+    pub addresses: BTreeSet<IpAddr>,
+    /// To which node a frame for this address is sent.
+    pub forwarding: BTreeMap<Mac, IpAddr>,
+    /// Next hops on the tunnel.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
+    /// Routes.
+    pub routes: BTreeSet<Route>,
 }
 
-/// The text of a string that is no network.
-#[derive(Debug, PartialEq, Eq)]
-pub struct InvalidCidr;
+/// One change to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each says what it does by its name")]
+pub enum Change {
+    RemoveTunnel,
+    CreateTunnel(Tunnel),
+    /// MAC address, MTU and state.
+    SetTunnel(Tunnel),
+    AddAddress(IpAddr),
+    RemoveAddress(IpAddr),
+    SetForwarding(Mac, IpAddr),
+    RemoveForwarding(Mac, IpAddr),
+    SetNeighbour(IpAddr, Mac),
+    RemoveNeighbour(IpAddr, Mac),
+    /// Fails if there is a route to the destination already: it is somebody else's.
+    AddRoute(Route),
+    /// In place of one of ours to the same destination.
+    ReplaceRoute(Route),
+    RemoveRoute(Route),
+}
 
-impl Cidr {
-    /// The network of `prefix` bits that `address` is in; `None` if an address has fewer bits.
-    pub fn of(address: IpAddr, prefix: u8) -> Option<Self> {
-        let network = match address {
-            IpAddr::V4(address) => {
-                let host_bits = 32_u8.checked_sub(prefix)?;
-                let mask = u32::MAX.checked_shl(u32::from(host_bits)).unwrap_or(0);
-                Ipv4Addr::from_bits(address.to_bits() & mask).into()
-            }
-            IpAddr::V6(address) => {
-                let host_bits = 128_u8.checked_sub(prefix)?;
-                let mask = u128::MAX.checked_shl(u32::from(host_bits)).unwrap_or(0);
-                Ipv6Addr::from_bits(address.to_bits() & mask).into()
-            }
-        };
-        Some(Self {
-            address: network,
-            prefix,
-        })
+impl Mac {
+    /// The address of a node's end of the tunnel: unicast, locally administered, the same wherever it is asked for.
+    pub fn of_node(name: &str) -> Self {
+        let digest = Sha256::new()
+            .chain_update("orlop-vxlan/")
+            .chain_update(name)
+            .finalize();
+        Self([
+            (digest[0] & 0xfc) | 0x02,
+            digest[1],
+            digest[2],
+            digest[3],
+            digest[4],
+            digest[5],
+        ])
     }
 
-    /// Whether `address` is in the network.
-    pub fn contains(self, address: IpAddr) -> bool {
-        self.address.is_ipv6() == address.is_ipv6() && Self::of(address, self.prefix) == Some(self)
+    /// The IPv6 link-local address that belongs to it (RFC 4291, appendix A).
+    fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            (a ^ 0x02) << 8 | b,
+            c << 8 | 0xff,
+            0xfe00 | d,
+            e << 8 | f,
+        )
     }
 }
 
-impl FromStr for Cidr {
-    type Err = InvalidCidr;
-
-    fn from_str(text: &str) -> Result<Self, InvalidCidr> {
-        let (address, prefix) = text.split_once('/').ok_or(InvalidCidr)?;
-        let address = address.parse().map_err(|_| InvalidCidr)?;
-        Self::of(address, prefix.parse().map_err(|_| InvalidCidr)?).ok_or(InvalidCidr)
-    }
-}
-
-impl fmt::Display for Cidr {
+impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
-/// The configuration of `orlop-cni` on this node.
-pub fn conflist(node: &Node, links: &[OnLink], data_dir: &Path) -> String {
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} via {}", self.destination, self.gateway)?;
+        match self.device {
+            Device::Link(_) => Ok(()),
+            Device::Tunnel => f.write_str(" by VXLAN"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RemoveTunnel => f.write_str("remove the tunnel"),
+            Self::CreateTunnel(tunnel) => write!(f, "make a tunnel from {}", tunnel.local),
+            Self::SetTunnel(_) => f.write_str("set up the tunnel"),
+            Self::AddAddress(address) => write!(f, "add address {address} to the tunnel"),
+            Self::RemoveAddress(address) => write!(f, "remove address {address} from the tunnel"),
+            Self::SetForwarding(mac, remote) => write!(f, "send frames for {mac} to {remote}"),
+            Self::RemoveForwarding(mac, remote) => write!(f, "no longer send frames for {mac} to {remote}"),
+            Self::SetNeighbour(address, mac) => write!(f, "neighbour {address} is at {mac}"),
+            Self::RemoveNeighbour(address, _) => write!(f, "remove neighbour {address}"),
+            Self::AddRoute(route) => write!(f, "add route to {route}"),
+            Self::ReplaceRoute(route) => write!(f, "change route to {route}"),
+            Self::RemoveRoute(route) => write!(f, "remove route to {route}"),
+        }
+    }
+}
+
+/// The interfaces that have an address of the Node: what other nodes reach it by.
+pub fn uplinks<'a>(node: &Node, links: &'a [OnLink]) -> Vec<&'a OnLink> {
+    let own = |link: &&OnLink| node.internal_ips.contains(&link.address);
+    links.iter().filter(own).collect()
+}
+
+/// What should be in the kernel of the node called `own_name`.
+pub fn wanted(own_name: &str, nodes: &HashMap<String, Node>, links: &[OnLink], routing: Routing) -> State {
+    let Some(own) = nodes.get(own_name) else {
+        return State::default();
+    };
+    let underlay = own.internal_ips.iter().copied();
+    // Both families can carry the tunnel; all nodes have to choose the same one.
+    let local = underlay.clone().find(IpAddr::is_ipv4).or(underlay.clone().next());
+    let mut state = State::default();
+    // In the order of names, so that of two Nodes that claim the same pods all others believe the same one.
+    let others: BTreeMap<_, _> = nodes.iter().filter(|(name, _)| *name != own_name).collect();
+    let mut taken: Vec<Cidr> = own.pod_cidrs.clone();
+    for (name, node) in others {
+        for &destination in &node.pod_cidrs {
+            if taken.iter().any(|other| other.overlaps(destination)) {
+                continue;
+            }
+            let route = match routing.mode {
+                RoutingMode::Vxlan => None,
+                _ => direct(node, destination, links),
+            };
+            let tunnelled = || match (routing.mode, local) {
+                (RoutingMode::Direct, _) | (_, None) => None,
+                (_, Some(local)) => {
+                    let remote = *node
+                        .internal_ips
+                        .iter()
+                        .find(|ip| ip.is_ipv6() == local.is_ipv6())?;
+                    Some(state.tunnel_to(own, name, destination, remote))
+                }
+            };
+            if let Some(route) = route.or_else(tunnelled) {
+                taken.push(destination);
+                state.routes.insert(route);
+            }
+        }
+    }
+    if !state.forwarding.is_empty()
+        && let Some(local) = local
+    {
+        state.tunnel = Some(Tunnel {
+            vni: routing.vni,
+            port: routing.port,
+            local,
+            mac: Mac::of_node(own_name),
+            mtu: tunnel_mtu(own, links, local),
+            up: true,
+        });
+        // What the node itself sends to pods carries an address that they answer through the tunnel: the node's other
+        // addresses they would answer past it, with a pod's address as the source, which a router may not let through.
+        state.addresses = own
+            .pod_cidrs
+            .iter()
+            .filter_map(|cidr| cidr.first_host())
+            .collect();
+    }
+    state
+}
+
+impl State {
+    /// Enters a node that is reached by the tunnel, and returns the route.
+    fn tunnel_to(&mut self, own: &Node, name: &str, destination: Cidr, remote: IpAddr) -> Route {
+        let mac = Mac::of_node(name);
+        // A link-local next hop is accepted for IPv6 whatever other routes say.
+        let gateway = match destination.address {
+            IpAddr::V4(_) => destination.address,
+            IpAddr::V6(_) => mac.link_local().into(),
+        };
+        self.forwarding.insert(mac, remote);
+        self.neighbours.insert(gateway, mac);
+        let same_family = |cidr: &&Cidr| cidr.address.is_ipv6() == destination.address.is_ipv6();
+        Route {
+            destination,
+            gateway,
+            device: Device::Tunnel,
+            source: own
+                .pod_cidrs
+                .iter()
+                .find(same_family)
+                .and_then(|cidr| cidr.first_host()),
+        }
+    }
+}
+
+/// The route to pods of a node that is on a network with this one.
+fn direct(node: &Node, destination: Cidr, links: &[OnLink]) -> Option<Route> {
+    let of_family = |ip: &&IpAddr| ip.is_ipv6() == destination.address.is_ipv6();
+    node.internal_ips.iter().filter(of_family).find_map(|&gateway| {
+        let on_link = links.iter().filter(|link| link.network.contains(gateway));
+        // As the kernel would choose. An address that is this node's own leads nowhere.
+        let link = on_link.max_by_key(|link| link.network.prefix)?;
+        (link.address != gateway).then_some(Route {
+            destination,
+            gateway,
+            device: Device::Link(link.ifindex),
+            source: None,
+        })
+    })
+}
+
+/// The order in which changes are made: the tunnel before what is on it, the way to a next hop before the routes by it, and
+/// removal the other way round. What replaces something comes before what is removed, so that no packet is without a route.
+pub fn changes(wanted: &State, observed: &State) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut observed = observed.clone();
+    match (wanted.tunnel, observed.tunnel) {
+        (Some(tunnel), None) => changes.push(Change::CreateTunnel(tunnel)),
+        (Some(new), Some(old)) if (new.vni, new.port, new.local) != (old.vni, old.port, old.local) => {
+            // These cannot be changed, and everything on the device goes with it.
+            changes.extend([Change::RemoveTunnel, Change::CreateTunnel(new)]);
+            observed.routes.retain(|route| route.device != Device::Tunnel);
+            observed = State {
+                routes: observed.routes,
+                ..State::default()
+            };
+        }
+        (Some(new), Some(old)) if new != old => changes.push(Change::SetTunnel(new)),
+        _ => {}
+    }
+    let new_addresses = wanted.addresses.difference(&observed.addresses);
+    changes.extend(new_addresses.map(|&address| Change::AddAddress(address)));
+    let new = |(mac, remote): &(&Mac, &IpAddr)| observed.forwarding.get(mac) != Some(*remote);
+    let forwarding = wanted.forwarding.iter().filter(new);
+    changes.extend(forwarding.map(|(&mac, &remote)| Change::SetForwarding(mac, remote)));
+    let new = |(address, mac): &(&IpAddr, &Mac)| observed.neighbours.get(address) != Some(*mac);
+    let neighbours = wanted.neighbours.iter().filter(new);
+    changes.extend(neighbours.map(|(&address, &mac)| Change::SetNeighbour(address, mac)));
+
+    let leads_to = |routes: &BTreeSet<Route>, destination| {
+        let mut routes = routes.iter();
+        routes.any(|route| route.destination == destination)
+    };
+    for &route in wanted.routes.difference(&observed.routes) {
+        changes.push(match leads_to(&observed.routes, route.destination) {
+            true => Change::ReplaceRoute(route),
+            false => Change::AddRoute(route),
+        });
+    }
+    for &route in observed.routes.difference(&wanted.routes) {
+        if !leads_to(&wanted.routes, route.destination) {
+            changes.push(Change::RemoveRoute(route));
+        }
+    }
+    if wanted.tunnel.is_none() {
+        if observed.tunnel.is_some() {
+            changes.push(Change::RemoveTunnel);
+        }
+        return changes;
+    }
+    for (&address, &mac) in &observed.neighbours {
+        if !wanted.neighbours.contains_key(&address) {
+            changes.push(Change::RemoveNeighbour(address, mac));
+        }
+    }
+    for (&mac, &remote) in &observed.forwarding {
+        if !wanted.forwarding.contains_key(&mac) {
+            changes.push(Change::RemoveForwarding(mac, remote));
+        }
+    }
+    let old_addresses = observed.addresses.difference(&wanted.addresses);
+    changes.extend(old_addresses.map(|&address| Change::RemoveAddress(address)));
+    changes
+}
+
+/// Largest packet that fits through the node's own interfaces, in bytes.
+fn uplink_mtu(own: &Node, links: &[OnLink]) -> u32 {
+    let mtus = uplinks(own, links).into_iter().map(|link| link.mtu);
+    mtus.min().unwrap_or(DEFAULT_MTU)
+}
+
+/// Largest packet that fits into the tunnel.
+fn tunnel_mtu(own: &Node, links: &[OnLink], local: IpAddr) -> u32 {
+    let overhead = VXLAN_OVERHEAD[usize::from(local.is_ipv6())];
+    let mtu = uplink_mtu(own, links).saturating_sub(overhead);
+    // Below this IPv6 does not work at all; then rather let the outer packets be fragmented.
+    match own.pod_cidrs.iter().any(|cidr| cidr.address.is_ipv6()) {
+        true => mtu.max(IPV6_MTU_MIN),
+        false => mtu,
+    }
+}
+
+/// The configuration of `orlop-cni` on this node. Pods get an MTU with which their packets reach every node unchanged.
+pub fn conflist(node: &Node, links: &[OnLink], tunnel: Option<Tunnel>, data_dir: &Path) -> String {
     let ranges: Vec<_> = node.pod_cidrs.iter().map(Cidr::to_string).collect();
-    // Pods' packets leave by the interface that has the node's address, unchanged in size.
-    let own = links
-        .iter()
-        .filter(|link| node.internal_ips.contains(&link.address));
-    let mtu = own.map(|link| link.mtu).min().unwrap_or(DEFAULT_MTU);
+    let mtu = tunnel.map_or_else(|| uplink_mtu(node, links), |tunnel| tunnel.mtu);
     let conflist = json!({
         "cniVersion": "1.0.0",
         "name": "orlop",
-        "plugins": [{ "type": "orlop-cni", "dataDir": data_dir, "mtu": mtu, "ranges": ranges }],
+        "plugins": [{
+            "type": "orlop-cni",
+            "dataDir": data_dir,
+            "mtu": mtu,
+            "ranges": ranges,
+            // This agent opens the host ports of the node's pods itself.
+            "hostPorts": "proxy-ebpf",
+            "capabilities": { "portMappings": true, "bandwidth": true, "ips": true, "mac": true },
+        }],
     });
     format!("{conflist:#}\n")
-}
-
-/// Routes to the pods of every other node that is on a network with this one. Nodes beyond a router have none: they need a
-/// tunnel or the router's help.
-pub fn routes(own_name: &str, nodes: &HashMap<String, Node>, links: &[OnLink]) -> BTreeSet<Route> {
-    let others = nodes
-        .iter()
-        .filter(|(name, _)| *name != own_name)
-        .map(|(_, node)| node);
-    let of_node = |node: &Node| {
-        let routes = node.pod_cidrs.iter().filter_map(|&destination| {
-            let of_family = node
-                .internal_ips
-                .iter()
-                .filter(|ip| ip.is_ipv6() == destination.address.is_ipv6());
-            let mut reachable = of_family.filter_map(|&gateway| {
-                let link = links.iter().find(|link| link.network.contains(gateway))?;
-                Some(Route {
-                    destination,
-                    gateway,
-                    ifindex: link.ifindex,
-                })
-            });
-            reachable.next()
-        });
-        routes.collect::<Vec<_>>()
-    };
-    others.flat_map(of_node).collect()
-}
-
-/// The difference between the routes that should be and those of ours that the kernel has.
-pub fn changes(wanted: &BTreeSet<Route>, existing: &BTreeSet<Route>) -> RouteChanges {
-    let replaced = |route: &Route| wanted.iter().any(|other| other.destination == route.destination);
-    RouteChanges {
-        add: wanted.difference(existing).copied().collect(),
-        remove: existing
-            .difference(wanted)
-            .filter(|route| !replaced(route))
-            .copied()
-            .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cidr(text: &str) -> Cidr {
-        text.parse().expect("a network")
-    }
-
-    fn node(pod_cidrs: &[&str], internal_ips: &[&str]) -> Node {
-        Node {
-            pod_cidrs: pod_cidrs.iter().map(|text| cidr(text)).collect(),
-            internal_ips: internal_ips
-                .iter()
-                .map(|text| text.parse().expect("an address"))
-                .collect(),
-            ..Node::default()
-        }
-    }
-
-    fn link(address: &str, prefix: u8, ifindex: u32, mtu: u32) -> OnLink {
-        let address = address.parse().expect("an address");
-        OnLink {
-            network: Cidr::of(address, prefix).expect("a prefix"),
-            address,
-            ifindex,
-            mtu,
-        }
-    }
-
-    #[test]
-    fn networks_are_parsed_and_contain_their_addresses() {
-        assert_eq!(cidr("10.244.1.7/24").to_string(), "10.244.1.0/24");
-        assert_eq!(cidr("fd00:10:244::9/64").to_string(), "fd00:10:244::/64");
-        assert!(cidr("0.0.0.0/0").contains(IpAddr::from([203, 0, 113, 9])));
-        assert!(!cidr("0.0.0.0/0").contains(IpAddr::from([0_u16; 8])));
-        assert!(cidr("172.31.0.0/24").contains(IpAddr::from([172, 31, 0, 255])));
-        assert!(!cidr("172.31.0.0/24").contains(IpAddr::from([172, 31, 1, 0])));
-        for text in ["10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0/8", "/8", ""] {
-            assert_eq!(text.parse::<Cidr>(), Err(InvalidCidr), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_configuration_names_ranges_and_mtu() {
-        let own = node(
-            &["10.244.0.0/24", "fd00:10:244::/64"],
-            &["172.31.0.11", "fd00:31::11"],
-        );
-        let links = [link("172.31.0.11", 24, 2, 1450), link("192.168.9.9", 24, 3, 9000)];
-        let text = conflist(&own, &links, Path::new("/var/lib/orlop-cni"));
-        let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let expected = json!({
-            "cniVersion": "1.0.0",
-            "name": "orlop",
-            "plugins": [{
-                "type": "orlop-cni",
-                "dataDir": "/var/lib/orlop-cni",
-                "mtu": 1450,
-                "ranges": ["10.244.0.0/24", "fd00:10:244::/64"],
-            }],
-        });
-        assert_eq!(parsed, expected);
-    }
-
-    #[test]
-    fn only_neighbours_get_routes() {
-        let nodes = HashMap::from([
-            ("own".to_owned(), node(&["10.244.0.0/24"], &["172.31.0.11"])),
-            (
-                "neighbour".to_owned(),
-                node(
-                    &["10.244.1.0/24", "fd00:10:244:1::/64"],
-                    &["172.31.0.12", "fd00:31::12"],
-                ),
-            ),
-            ("distant".to_owned(), node(&["10.244.2.0/24"], &["172.32.0.13"])),
-            ("new".to_owned(), node(&[], &["172.31.0.14"])),
-        ]);
-        let links = [link("172.31.0.11", 24, 2, 1500), link("fd00:31::11", 64, 2, 1500)];
-        let expected = BTreeSet::from([
-            Route {
-                destination: cidr("10.244.1.0/24"),
-                gateway: [172, 31, 0, 12].into(),
-                ifindex: 2,
-            },
-            Route {
-                destination: cidr("fd00:10:244:1::/64"),
-                gateway: "fd00:31::12".parse().expect("an address"),
-                ifindex: 2,
-            },
-        ]);
-        assert_eq!(routes("own", &nodes, &links), expected);
-    }
-
-    #[test]
-    fn a_moved_node_replaces_its_route() {
-        let route = |destination: &str, host| Route {
-            destination: cidr(destination),
-            gateway: [172, 31, 0, host].into(),
-            ifindex: 2,
-        };
-        let existing = BTreeSet::from([
-            route("10.244.1.0/24", 12),
-            route("10.244.2.0/24", 13),
-            route("10.244.3.0/24", 14),
-        ]);
-        let wanted = BTreeSet::from([route("10.244.1.0/24", 12), route("10.244.2.0/24", 99)]);
-        let expected = RouteChanges {
-            add: vec![route("10.244.2.0/24", 99)],
-            remove: vec![route("10.244.3.0/24", 14)],
-        };
-        assert_eq!(changes(&wanted, &existing), expected);
-    }
 }
