@@ -28,19 +28,42 @@ impl ControlPlane {
     /// # Errors
     /// A file cannot be written, or the program cannot be started.
     pub fn start(program: &Path, dir: &Path, arguments: &[String]) -> Result<ControlPlane> {
+        let root = ("root-ca-file", "ca");
+        ControlPlane::launch(program, dir, None, &[root], arguments)
+    }
+
+    /// As [`start`](Self::start), without the scheduler and the controllers.
+    ///
+    /// # Errors
+    /// A file cannot be written, or the program cannot be started.
+    pub fn api_server(program: &Path, dir: &Path, arguments: &[String]) -> Result<ControlPlane> {
+        ControlPlane::launch(program, dir, Some("apiserver"), &[], arguments)
+    }
+
+    /// `certificates`: the flags that only some of the parts have, each with the certificate it names.
+    fn launch(
+        program: &Path,
+        dir: &Path,
+        part: Option<&str>,
+        certificates: &[(&str, &str)],
+        arguments: &[String],
+    ) -> Result<ControlPlane> {
         let pki = Pki::control_plane(dir.join("pki"))?;
         let port = free_port();
         let kubeconfig = dir.join("admin.kubeconfig");
         let server = format!("https://{}:{port}", Ipv4Addr::LOCALHOST);
         kubeconfig::write(&kubeconfig, &pki, "alone", &server, "admin")?;
-        let mut flags = vec![
+        let mut flags: Vec<String> = part.map(str::to_owned).into_iter().collect();
+        flags.extend([
             format!("--data-dir={}", dir.join("data").display()),
             format!("--bind-address={}", Ipv4Addr::LOCALHOST),
             format!("--secure-port={port}"),
-        ];
+        ]);
+        for (flag, file) in certificates {
+            flags.push(format!("--{flag}={}", pki.certificate(file).display()));
+        }
         for (flag, path) in [
             ("client-ca-file", pki.certificate("ca")),
-            ("root-ca-file", pki.certificate("ca")),
             ("tls-cert-file", pki.certificate("apiserver")),
             ("tls-private-key-file", pki.private_key("apiserver")),
             ("service-account-signing-key-file", pki.private_key("sa")),

@@ -2,6 +2,7 @@
 //!
 //! Machines differ and are noisy: each line says what the target is, and where there is a peer it is measured in the same run.
 
+mod api;
 mod services;
 mod store;
 
@@ -33,6 +34,9 @@ pub(crate) struct Options {
     /// How many pods are started through the API, and as many by bare CRI calls.
     #[arg(long, default_value_t = 20)]
     pod_starts: u32,
+    /// How many small objects the API server is filled with.
+    #[arg(long, default_value_t = 200_000)]
+    api_objects: u64,
     /// What to measure; everything when not given.
     #[arg(long, value_enum)]
     only: Vec<Subject>,
@@ -47,6 +51,8 @@ enum Subject {
     Services,
     /// The store.
     Store,
+    /// The API server, over its own store and over etcd.
+    Api,
 }
 
 impl Options {
@@ -70,13 +76,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = build::programs()?;
     let images = images::build(&build::target().join("images"))?;
     // Built before anything is measured: a compiler beside the cluster would be measured too.
-    for (package, name) in [CRI_START, store::PROGRAM, services::PROGRAM] {
+    for (package, name) in [CRI_START, store::PROGRAM, services::PROGRAM, api::PROGRAM] {
         build::cargo(&["build", "--release", "-p", package, "--example", name])?;
     }
     tests::sweep("b-")?;
     let mut rows = Vec::new();
     if options.includes(Subject::Node) || options.includes(Subject::Services) {
-        on_cluster(options, directory, images.archives, &mut rows)?;
+        on_cluster(options, directory.clone(), images.archives, &mut rows)?;
+    }
+    if options.includes(Subject::Api) {
+        api::measure(&directory, options.api_objects, &mut rows)?;
     }
     if options.includes(Subject::Store) {
         store::measure(&mut rows)?;

@@ -6,7 +6,9 @@
 //! what a crash leaves behind is put right by [`repair`].
 
 mod addresses;
+mod families;
 mod pool;
+mod ports;
 mod range;
 pub(crate) mod repair;
 
@@ -24,6 +26,7 @@ pub(crate) use self::range::IpRange;
 use self::{
     addresses::Holder,
     pool::{Pool, PortUse},
+    ports::take_ports,
 };
 use crate::{
     context::Api,
@@ -284,124 +287,6 @@ fn family_name(ipv4: bool) -> &'static str {
     if ipv4 { "IPv4" } else { "IPv6" }
 }
 
-fn other_family(family: &str) -> &'static str {
-    family_name(family != "IPv4")
-}
-
-impl ServiceAllocator {
-    /// Decides `ipFamilyPolicy` and `ipFamilies` from what was asked for and what the cluster has.
-    fn settle_families(&self, service: &mut Value, errors: &mut ErrorList) {
-        let headless_without_selector = {
-            let spec = &service["spec"];
-            let selects = spec["selector"]
-                .as_object()
-                .is_some_and(|selector| !selector.is_empty());
-            spec["clusterIP"] == "None" && !selects
-        };
-        let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) else {
-            return;
-        };
-        if spec.get("type").is_some_and(|kind| kind == "ExternalName") {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                spec.remove(field);
-            }
-            return;
-        }
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let list = |field: &str| -> Vec<String> {
-            spec.get(field)
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .filter_map(text)
-                .collect()
-        };
-        let mut addresses = list("clusterIPs");
-        if addresses.is_empty()
-            && let Some(address) = spec
-                .get("clusterIP")
-                .and_then(text)
-                .filter(|address| !address.is_empty())
-        {
-            addresses.push(address);
-        }
-        let mut families = list("ipFamilies");
-        let policy = spec.get("ipFamilyPolicy").and_then(text);
-
-        for (at, address) in addresses.iter().enumerate() {
-            let Ok(parsed) = address.parse::<IpAddr>() else {
-                continue;
-            };
-            let family = family_name(parsed.is_ipv4());
-            match families.get(at) {
-                None => families.push(family.to_owned()),
-                Some(wanted) if wanted != family => errors.push(FieldError::new(
-                    ErrorKind::Invalid,
-                    format!("spec.clusterIPs[{at}]"),
-                    status::quote(address),
-                    format!("expected an {wanted} value as indicated by `ipFamilies[{at}]`"),
-                )),
-                Some(_) => {}
-            }
-        }
-        let policy = policy.unwrap_or_else(|| {
-            let dual = families.len() == 2 || addresses.len() == 2 || headless_without_selector;
-            if dual { "RequireDualStack" } else { "SingleStack" }.to_owned()
-        });
-        if families.is_empty() {
-            families.push(self.default_family().to_owned());
-        }
-        if policy != "SingleStack" && families.len() == 1 {
-            let other = other_family(&families[0]);
-            if self.range_of(other).is_some() || headless_without_selector {
-                families.push(other.to_owned());
-            }
-        }
-        if policy == "SingleStack" && families.len() > 1 {
-            if addresses.len() > 1 {
-                errors.push(FieldError::new(
-                    ErrorKind::Invalid,
-                    "spec.ipFamilyPolicy",
-                    status::quote(&policy),
-                    "must be RequireDualStack or PreferDualStack when multiple `clusterIPs` are specified",
-                ));
-            }
-            families.truncate(1);
-            addresses.truncate(1);
-        }
-        if !headless_without_selector {
-            if policy == "RequireDualStack" && self.ranges.len() < 2 {
-                errors.push(FieldError::new(
-                    ErrorKind::Invalid,
-                    "spec.ipFamilyPolicy",
-                    status::quote(&policy),
-                    "this cluster is not configured for dual-stack services",
-                ));
-            } else {
-                for (at, family) in families.iter().enumerate() {
-                    if self.range_of(family).is_none() {
-                        errors.push(FieldError::new(
-                            ErrorKind::Invalid,
-                            format!("spec.ipFamilies[{at}]"),
-                            status::quote(family),
-                            "not configured on this cluster",
-                        ));
-                    }
-                }
-            }
-        }
-        spec.insert("ipFamilyPolicy".to_owned(), policy.into());
-        spec.insert("ipFamilies".to_owned(), families.into());
-        if addresses.is_empty() {
-            spec.remove("clusterIPs");
-            spec.remove("clusterIP");
-        } else {
-            spec.insert("clusterIP".to_owned(), addresses[0].clone().into());
-            spec.insert("clusterIPs".to_owned(), addresses.into());
-        }
-    }
-}
-
 impl Reservation {
     /// Takes the addresses that the Service asks for or lacks. In a dry run nothing is taken, and nothing unasked is
     /// filled in.
@@ -474,77 +359,6 @@ impl Reservation {
             spec["clusterIPs"] = addresses.into();
         }
         Ok(())
-    }
-}
-
-fn take_ports(
-    pool: &mut Pool,
-    spec: &mut Value,
-    before: &Taken,
-    taken: &mut Taken,
-    errors: &mut ErrorList,
-    dry_run: bool,
-) {
-    let allocates = has_node_ports(spec);
-    let serves = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"));
-    // One number can serve several protocols, also when it was not asked for.
-    let mut by_port: Vec<(u64, u16)> = Vec::new();
-    for (at, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
-        let number = port["nodePort"].as_u64().unwrap_or(0);
-        let service_port = port["port"].as_u64().unwrap_or(0);
-        let protocol = protocol(port).to_owned();
-        let result = if number > 0 && serves {
-            let wanted = PortUse::new(number, &protocol);
-            if before.ports.contains(&wanted) || taken.ports.contains(&wanted) {
-                continue;
-            }
-            pool.take_port(wanted).map(|()| wanted)
-        } else if allocates {
-            let shared = by_port
-                .iter()
-                .find(|(port, _)| *port == service_port)
-                .map(|(_, number)| *number);
-            let shared = shared.map(|number| PortUse::new(u64::from(number), &protocol));
-            match shared.filter(|shared| pool.take_port(*shared).is_ok()) {
-                Some(shared) => Ok(shared),
-                None => pool.any_port(&protocol),
-            }
-        } else {
-            continue;
-        };
-        match result {
-            Ok(port_use) => {
-                taken.ports.push(port_use);
-                by_port.push((service_port, port_use.number));
-                if !dry_run {
-                    port["nodePort"] = port_use.number.into();
-                }
-            }
-            Err(why) => {
-                let kind = if why.is_full() {
-                    ErrorKind::Internal
-                } else {
-                    ErrorKind::Invalid
-                };
-                let path = format!("spec.ports[{at}].nodePort");
-                errors.push(FieldError::new(kind, path, number.to_string(), why.to_string()));
-            }
-        }
-    }
-    let local = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
-    if local && spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
-        match pool.any_port("TCP") {
-            Ok(port) => {
-                taken.ports.push(port);
-                if !dry_run {
-                    spec["healthCheckNodePort"] = port.number.into();
-                }
-            }
-            Err(why) => {
-                let path = "spec.healthCheckNodePort";
-                errors.push(FieldError::new(ErrorKind::Internal, path, "0", why.to_string()));
-            }
-        }
     }
 }
 

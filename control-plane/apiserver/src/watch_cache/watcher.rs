@@ -5,7 +5,9 @@ use std::{collections::VecDeque, sync::Arc};
 use store::{Revision, WatchStream};
 use tokio::sync::mpsc;
 
-use super::{Change, Error, Event, Filter, Object, ResourceCache, WatchCache, Watcher, next_past_batch};
+use super::{
+    Change, Error, Event, Filter, Object, ResourceCache, WatchCache, next_past_batch, resource::Watcher,
+};
 
 /// How many changes may wait for a watcher before it is cut off. Its client then starts again where it stopped.
 const WATCHER_BUFFER: usize = 1024;
