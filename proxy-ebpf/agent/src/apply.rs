@@ -1,5 +1,7 @@
 //! The maps of the kernel: read once at start, written by plans. Nothing else in the agent writes them.
 
+mod prefixes;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -23,6 +25,8 @@ use crate::{
     plan::{Entries, Plan, Sizes},
     sys,
 };
+
+pub(crate) use prefixes::PrefixMap;
 
 /// Why maps cannot be used, read or written.
 #[derive(Debug, Error)]
@@ -311,14 +315,14 @@ impl Map {
         Self::open::<K, V>(dir, self.name)?.update(&self.read::<K, V>()?)
     }
 
-    fn lookup<K: Pod, V: Pod>(&self, key: &K) -> Result<Option<V>, MapsError> {
+    pub(crate) fn lookup<K: Pod, V: Pod>(&self, key: &K) -> Result<Option<V>, MapsError> {
         sys::lookup(self.fd(), key).map_err(|source| MapsError::Read {
             name: self.name,
             source,
         })
     }
 
-    fn update<K: Pod, V: Pod>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
+    pub(crate) fn update<K: Pod, V: Pod>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
         sys::update(self.fd(), entries).map_err(|source| match source.raw_os_error() {
             Some(libc::E2BIG) => MapsError::Full {
                 name: self.name,
@@ -331,7 +335,7 @@ impl Map {
         })
     }
 
-    fn delete<K: Pod>(&self, keys: &[K]) -> Result<(), MapsError> {
+    pub(crate) fn delete<K: Pod>(&self, keys: &[K]) -> Result<(), MapsError> {
         sys::delete(self.fd(), keys).map_err(|source| MapsError::Delete {
             name: self.name,
             source,
@@ -430,14 +434,14 @@ fn backend6(
     Some(Backend::new(address6(address)?, Port::new(port), protocol))
 }
 
-fn address4(address: IpAddr) -> Option<Address4> {
+pub(crate) fn address4(address: IpAddr) -> Option<Address4> {
     match address {
         IpAddr::V4(address) => Some(Address4::from_octets(address.octets())),
         IpAddr::V6(_) => None,
     }
 }
 
-fn address6(address: IpAddr) -> Option<Address6> {
+pub(crate) fn address6(address: IpAddr) -> Option<Address6> {
     match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => Some(Address6::from_octets(address.octets())),

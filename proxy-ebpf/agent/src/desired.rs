@@ -111,6 +111,8 @@ pub struct FrontendAddress {
 pub struct ServicePort {
     /// Where it is reached.
     pub frontends: Vec<FrontendAddress>,
+    /// Those of them that are no cluster IPs, and so may be addresses of this node.
+    pub external: Vec<FrontendAddress>,
     /// Who answers; sorted, each once.
     pub backends: Vec<SocketAddress>,
     /// How long a client stays with its backend. Zero: no affinity.
@@ -172,6 +174,7 @@ impl fmt::Display for SocketAddress {
             Protocol::ANY => f.write_str("/*"),
             Protocol::TCP => f.write_str("/TCP"),
             Protocol::UDP => f.write_str("/UDP"),
+            Protocol::SCTP => f.write_str("/SCTP"),
             Protocol(number) => write!(f, "/{number}"),
         }
     }
@@ -378,6 +381,7 @@ pub fn service_ports<'a>(
         if !cluster_ips.is_empty() {
             ports.push(ServicePort {
                 frontends: frontends(&cluster_ips, 0, Protocol::ANY, Scope::INTERNAL).collect(),
+                external: Vec::new(),
                 backends: Vec::new(),
                 affinity_timeout_s: 0,
                 elsewhere: false,
@@ -435,10 +439,15 @@ fn service_port(
             .chain(node_port.into_iter().flatten())
             .collect::<Vec<_>>()
     };
-    let mut push = |frontends: Vec<FrontendAddress>, backends: Vec<SocketAddress>, local: bool| {
+    let mut push = |mut frontends: Vec<FrontendAddress>,
+                    external: Vec<FrontendAddress>,
+                    backends: Vec<SocketAddress>,
+                    local: bool| {
+        frontends.extend(&external);
         if !frontends.is_empty() {
             ports.push(ServicePort {
                 frontends,
+                external,
                 elsewhere: local && backends.is_empty() && endpoints.any_usable(),
                 backends,
                 affinity_timeout_s: service.affinity_timeout_s,
@@ -447,15 +456,19 @@ fn service_port(
     };
     let mut internal: Vec<_> = frontends(cluster_ips, port.port, port.protocol, Scope::INTERNAL).collect();
     if service.internal_traffic_local {
-        push(internal, endpoints.local(), true);
+        push(internal, Vec::new(), endpoints.local(), true);
         internal = Vec::new();
     }
     // Inside the cluster the external addresses are a short cut past the load balancer: the external policy is about
     // keeping the client's address and sparing a hop, neither of which is lost here.
-    internal.extend(external(Scope::INTERNAL));
-    push(internal, endpoints.cluster(zone), false);
+    push(
+        internal,
+        external(Scope::INTERNAL),
+        endpoints.cluster(zone),
+        false,
+    );
     if service.external_traffic_local {
-        push(external(Scope::EXTERNAL), endpoints.local(), true);
+        push(Vec::new(), external(Scope::EXTERNAL), endpoints.local(), true);
     }
 }
 
@@ -621,11 +634,12 @@ fn has_label(labels: &Option<BTreeMap<String, String>>, label: &str) -> bool {
     labels.as_ref().is_some_and(|labels| labels.contains_key(label))
 }
 
-/// The protocols that the socket path translates; SCTP sockets have no such hooks.
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+/// The protocols that a Service may have. SCTP is the packet path's: its sockets have no hooks.
+pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP") => Some(Protocol::TCP),
         Some("UDP") => Some(Protocol::UDP),
+        Some("SCTP") => Some(Protocol::SCTP),
         Some(_) => None,
     }
 }

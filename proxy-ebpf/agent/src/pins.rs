@@ -94,6 +94,16 @@ impl Pins {
         remove_dir(dir)
     }
 
+    /// Pinned links of programs on devices, with their file names: those that are named after more than a program.
+    pub(crate) fn device_links(&self) -> Result<Vec<(PathBuf, String)>, PinError> {
+        let paths = entries(&self.version.join("links"))?.into_iter();
+        let named = paths.filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            name.contains('-').then_some((path, name))
+        });
+        Ok(named.collect())
+    }
+
     /// Where the link of a program is pinned.
     pub fn link(&self, program: &str) -> PathBuf {
         self.version.join("links").join(program)

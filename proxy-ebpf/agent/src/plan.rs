@@ -131,6 +131,8 @@ pub struct Plan {
     pub delete_node_addresses: Vec<IpAddr>,
     /// UDP backends that a service had and has no more: sockets that it connected to them are stuck there.
     pub left: Vec<(ServiceId, SocketAddress)>,
+    /// UDP frontends that lead to somebody and did not exist, or led to nobody: what was sent there went elsewhere.
+    pub appeared: Vec<SocketAddress>,
     /// Frontends that are as they should be.
     pub unchanged: usize,
     /// Services that want a frontend which another Service has. They have to be planned again when that one goes.
@@ -314,22 +316,32 @@ impl Tables {
 
         let slots = self.plan_slots(id, &port.backends, idle, plan);
         self.plan_matches(id, port.affinity_timeout_s > 0, plan);
-        let value = Frontend {
-            service: id,
-            slots,
-            affinity_timeout_s: port.affinity_timeout_s,
-            flags: if port.elsewhere {
-                FrontendFlags::ELSEWHERE
-            } else {
-                FrontendFlags::default()
-            },
+        let elsewhere = if port.elsewhere {
+            FrontendFlags::ELSEWHERE
+        } else {
+            FrontendFlags::default()
         };
         for &address in &frontends {
+            let external = if port.external.contains(&address) {
+                FrontendFlags::EXTERNAL
+            } else {
+                FrontendFlags::default()
+            };
+            let value = Frontend {
+                service: id,
+                slots,
+                affinity_timeout_s: port.affinity_timeout_s,
+                flags: elsewhere.union(external),
+            };
             let frontend = OwnedFrontend {
                 value,
                 owner: Some(owner.clone()),
             };
-            match self.frontends.insert(address, frontend).map(|old| old.value) {
+            let old = self.frontends.insert(address, frontend).map(|old| old.value);
+            if slots > 0 && address.socket.protocol == Protocol::UDP && old.is_none_or(|old| old.slots == 0) {
+                plan.appeared.push(address.socket);
+            }
+            match old {
                 Some(old) if old == value => {
                     plan.unchanged += 1;
                     continue;

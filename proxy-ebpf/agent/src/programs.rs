@@ -1,4 +1,4 @@
-//! Loads the eBPF programs and attaches them to a cgroup, in place of those that an earlier agent has left there.
+//! Loads the eBPF programs and attaches them to a cgroup and to devices, in place of those that an earlier agent has left there.
 //!
 //! An attached program is never taken away before its successor works: an existing link gets the new program in one step,
 //! and only a link that hangs on another cgroup is replaced by a new one, attached first.
@@ -18,13 +18,16 @@ use aya::{
         links::{FdLink, LinkError},
     },
     sys::{BpfHelper, is_helper_supported},
+    util::KernelVersion,
 };
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use proxy_ebpf_common::maps;
 use thiserror::Error;
 use tracing::{debug, info};
 
 use crate::{
     apply::{Maps, MapsError},
+    packets::PacketPrograms,
     pins::{PinError, Pins, open},
     sys::{self, LinkInfo},
 };
@@ -81,6 +84,16 @@ pub enum ProgramsError {
     },
     #[error("take the link of {name}")]
     Link { name: &'static str, source: LinkError },
+    #[error("keep the program {name}")]
+    Keep { name: &'static str, source: io::Error },
+    #[error(
+        "attach {name} to the device with index {ifindex}: are CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS in the kernel?"
+    )]
+    AttachDevice {
+        name: &'static str,
+        ifindex: u32,
+        source: io::Error,
+    },
     #[error("replace the program of the link {path}")]
     Replace { path: PathBuf, source: io::Error },
     #[error("pin the link {path}")]
@@ -94,13 +107,36 @@ pub enum ProgramsError {
     Maps(#[from] MapsError),
 }
 
-/// What the running kernel can do that the programs could do without.
+/// What the running kernel can do that the programs could do without. By default: nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// A program may choose the error that the caller sees: since Linux 5.18.
     pub set_retval: bool,
     /// Cookie of this process's network namespace, whose loopback has node ports: since Linux 5.14.
     pub netns_cookie: Option<NonZeroU64>,
+    /// Programs are attached to devices by links: since Linux 6.6.
+    pub tcx: bool,
+    /// A checksum may be corrected as one of IPv6: since Linux 6.16.
+    pub ipv6_checksum_flag: bool,
+    /// Number of entries of each family's table of connections, where it does not exist yet. A connection has two.
+    pub conntrack_entries: u32,
+}
+
+/// Of each entry of the table of connections, which takes about a tenth of that.
+const MEMORY_PER_ENTRY: u64 = 64 << 10;
+/// Less would be of no use, more would take longer to look through than connections live.
+const CONNTRACK_ENTRIES: std::ops::RangeInclusive<u64> = 1 << 14..=1 << 20;
+
+impl Default for Features {
+    fn default() -> Self {
+        Self {
+            set_retval: false,
+            netns_cookie: None,
+            tcx: false,
+            ipv6_checksum_flag: false,
+            conntrack_entries: *CONNTRACK_ENTRIES.start() as u32,
+        }
+    }
 }
 
 impl Features {
@@ -120,9 +156,21 @@ impl Features {
                 None
             }
         };
+        let version =
+            KernelVersion::current().map_err(|error| debug!(%error, "the kernel does not tell its version"));
+        let at_least = |major, minor| {
+            version
+                .as_ref()
+                .is_ok_and(|version| *version >= KernelVersion::new(major, minor, 0))
+        };
+        let memory = sys::memory_bytes().unwrap_or(0);
+        let entries = memory / MEMORY_PER_ENTRY;
         Ok(Self {
             set_retval,
             netns_cookie,
+            tcx: at_least(6, 6),
+            ipv6_checksum_flag: at_least(6, 16),
+            conntrack_entries: entries.clamp(*CONNTRACK_ENTRIES.start(), *CONNTRACK_ENTRIES.end()) as u32,
         })
     }
 }
@@ -130,16 +178,16 @@ impl Features {
 /// Loads the programs, with pinned maps where there are some, and attaches them to `cgroup`.
 ///
 /// After an error the hooks that were not reached run what they ran before.
-pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<(), ProgramsError> {
+pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<PacketPrograms, ProgramsError> {
     let target = Cgroup::open(cgroup)?;
     if let Err(error) = sys::raise_memlock_limit() {
         debug!(%error, "the limit on locked memory stays; kernels before 5.11 may refuse large maps");
     }
     let mut ebpf = load(&pins.maps(), features, None)?;
-    attach_all(&mut ebpf, pins, &target)?;
+    let packets = attach_all(&mut ebpf, pins, &target, features)?;
     drop(ebpf);
     sys::release_free_memory();
-    Ok(())
+    Ok(packets)
 }
 
 /// Replaces a pinned map by one with room for `max_entries` and the same content, while the programs go on.
@@ -151,23 +199,31 @@ pub fn grow(
     pins: &Pins,
     cgroup: &Path,
     features: Features,
-    maps: &Maps,
+    tables: &Maps,
     name: &'static str,
     max_entries: u32,
-) -> Result<(), ProgramsError> {
+) -> Result<PacketPrograms, ProgramsError> {
     let target = Cgroup::open(cgroup)?;
     let dir = pins.growing()?;
     pins.link_maps_except(name, &dir)?;
     let mut ebpf = load(&dir, features, Some((name, max_entries)))?;
-    maps.copy(name, &dir)?;
-    attach_all(&mut ebpf, pins, &target)?;
+    tables.copy(name, &dir)?;
+    let packets = attach_all(&mut ebpf, pins, &target, features)?;
     pins.take_over(name, &dir)?;
     drop(ebpf);
     sys::release_free_memory();
-    Ok(())
+    Ok(packets)
 }
 
-fn attach_all(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> Result<(), ProgramsError> {
+/// Gives the cgroup and the devices that have links already the programs of `ebpf`.
+fn attach_all(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    cgroup: &Cgroup,
+    features: Features,
+) -> Result<PacketPrograms, ProgramsError> {
+    let packets = PacketPrograms::load(ebpf, features)?;
+    packets.take_over(pins)?;
     for name in HOOKS {
         let program: &mut CgroupSockAddr = ebpf
             .program_mut(name)
@@ -178,7 +234,7 @@ fn attach_all(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> Result<(), Progr
             .map_err(|source| ProgramsError::Refused { name, source })?;
         attach(name, program, cgroup, &pins.link(name))?;
     }
-    Ok(())
+    Ok(packets)
 }
 
 /// What the pinned link of each program is attached to.
@@ -224,21 +280,25 @@ impl Cgroup {
     }
 }
 
-/// Creates the maps that are not pinned in `maps` yet; `room` is the number of entries of one of them. No program is loaded yet.
+/// Creates the maps that are not pinned in `dir` yet; `room` is the number of entries of one of them. No program is loaded yet.
 pub fn load(
-    maps: &Path,
+    dir: &Path,
     features: Features,
     room: Option<(&'static str, u32)>,
 ) -> Result<Ebpf, ProgramsError> {
     let host_netns = features.netns_cookie.map_or(0, NonZeroU64::get);
     let set_retval = u32::from(features.set_retval);
+    let ipv6_checksum_flag = u32::from(features.ipv6_checksum_flag);
     let mut loader = EbpfLoader::new();
     loader
         // Nothing in the programs depends on the kernel's types: these megabytes need not be kept while loading.
         .btf(None)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("HOST_NETNS", &host_netns, true)
-        .default_map_pin_directory(maps);
+        .override_global("HAS_IPV6_CHECKSUM_FLAG", &ipv6_checksum_flag, true)
+        .map_max_entries(maps::CONNTRACK4, features.conntrack_entries)
+        .map_max_entries(maps::CONNTRACK6, features.conntrack_entries)
+        .default_map_pin_directory(dir);
     if let Some((name, max_entries)) = room {
         loader.map_max_entries(name, max_entries);
     }

@@ -19,6 +19,10 @@ use std::{
 
 use aya::Pod;
 
+mod devices;
+
+pub use devices::{TestRun, attach_to_device, memory_bytes, pin, test_run};
+
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -276,20 +280,6 @@ pub fn netns_cookie() -> io::Result<u64> {
     };
     match result {
         0 => Ok(cookie),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// How much memory the machine has, in bytes.
-pub fn memory_bytes() -> io::Result<u64> {
-    let mut info = MaybeUninit::<libc::sysinfo>::uninit();
-    // SAFETY: info has room for what the kernel writes.
-    match unsafe { libc::sysinfo(info.as_mut_ptr()) } {
-        0 => {
-            // SAFETY: the kernel has filled it.
-            let info = unsafe { info.assume_init() };
-            Ok(info.totalram * u64::from(info.mem_unit))
-        }
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -9,6 +9,9 @@ pub trait Address: Copy + Eq {
     /// Whether this is [`Self::UNSPECIFIED`].
     fn is_unspecified(self) -> bool;
 
+    /// Whether both are the same.
+    fn is(self, other: Self) -> bool;
+
     /// Whether packets to this address stay inside the network namespace, as those to the unspecified one do.
     fn is_loopback(self) -> bool;
 }
@@ -32,6 +35,11 @@ impl Address for Address4 {
     }
 
     #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        self.0 == other.0
+    }
+
+    #[inline(always)]
     fn is_loopback(self) -> bool {
         self.0 & Self::from_octets([0xff, 0, 0, 0]).0 == Self::from_octets([127, 0, 0, 0]).0
     }
@@ -44,6 +52,13 @@ impl Address for Address6 {
     fn is_unspecified(self) -> bool {
         let [first, second, third, fourth] = self.0;
         first == 0 && second == 0 && third == 0 && fourth == 0
+    }
+
+    #[inline(always)]
+    fn is(self, other: Self) -> bool {
+        let [first, second, third, fourth] = self.0;
+        let [other_first, other_second, other_third, other_fourth] = other.0;
+        first == other_first && second == other_second && third == other_third && fourth == other_fourth
     }
 
     #[inline(always)]

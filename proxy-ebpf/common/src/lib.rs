@@ -16,10 +16,14 @@
 
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 mod address;
 mod drops;
 mod event;
 mod packet;
+mod sctp;
 mod service;
 #[cfg(feature = "user")]
 mod user;
@@ -30,8 +34,9 @@ pub use event::{Event, EventKind, Hook};
 pub use packet::{
     Config, Conntrack, ConntrackFlags, ConntrackKey, Device, DeviceFlags, Direction, Fragment, FragmentKey,
     HAIRPIN4, HAIRPIN6, LocalPod, Node, NodeKey, Policy, PolicyKey, SNAT_PORT_MAX, SNAT_PORT_MIN,
-    SourceRangeKey, Verdict, timeouts,
+    SourceRangeKey, TcpFlags, Verdict, is_expired, timeouts,
 };
+pub use sctp::checksum_change as sctp_checksum_change;
 pub use service::{
     Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendFlags, FrontendKey,
     NetnsCookie, Protocol, ReverseNat, ReverseSk, ReverseSkKey, Scope, ServiceId, SlotKey,

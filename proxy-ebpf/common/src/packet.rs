@@ -42,17 +42,19 @@ impl ConntrackFlags {
     pub const CLOSED_BY_SERVER: Self = Self(1 << 4);
     /// One of them has reset the connection.
     pub const RESET: Self = Self(1 << 5);
-    /// The translated source is, or may be, an address of this node: such a packet must not be given to the node's own
-    /// routing as one that came in, which would take it for a forgery.
-    pub const FROM_NODE: Self = Self(1 << 6);
+    /// The translated source of what the client sends is an address of this node: such a packet must not be given to the
+    /// node's own routing as one that came in, which would take it for a forgery.
+    pub const REQUESTS_FROM_NODE: Self = Self(1 << 6);
     /// The client's address was replaced too.
     pub const SNAT: Self = Self(1 << 7);
     /// A pod that reached itself through a Service.
     pub const HAIRPIN: Self = Self(1 << 8);
     /// Not about a Service: a pod that talks to somebody outside the cluster.
     pub const MASQUERADE: Self = Self(1 << 9);
-    /// Opened by the node itself; the translated destination may be at another device than the one that was chosen.
-    pub const FROM_HOST: Self = Self(1 << 10);
+    /// Translated on its way out, after the node has chosen a device: the backend may be at another one.
+    pub const REROUTE: Self = Self(1 << 10);
+    /// Like [`Self::REQUESTS_FROM_NODE`], of what the backend sends: its translated source is, or may be, this node's.
+    pub const REPLIES_FROM_NODE: Self = Self(1 << 11);
 
     /// Whether any bit of `other` is set.
     pub const fn intersects(self, other: Self) -> bool {
@@ -68,6 +70,107 @@ impl ConntrackFlags {
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// The same for the connection's other direction. All bits but one are about the connection.
+    pub const fn partner(self) -> Self {
+        Self(self.0 ^ Self::REPLY.0)
+    }
+
+    /// Whether packets of this entry's direction have a translated source that may be this node's.
+    pub const fn from_node(self) -> bool {
+        let direction = if self.contains(Self::REPLY) {
+            Self::REPLIES_FROM_NODE
+        } else {
+            Self::REQUESTS_FROM_NODE
+        };
+        self.contains(direction)
+    }
+
+    /// The state after another packet of this entry's direction. Sequence numbers and windows do not matter: whoever sees
+    /// only one direction, or packets out of order, must not declare a connection dead.
+    pub const fn after(self, tcp: TcpFlags) -> Self {
+        let reply = self.contains(Self::REPLY);
+        let mut after = self;
+        if reply {
+            after = after.union(Self::REPLIED);
+        } else if self.contains(Self::REPLIED) && !tcp.contains(TcpFlags::SYN) {
+            after = after.union(Self::ESTABLISHED);
+        }
+        if tcp.contains(TcpFlags::FIN) {
+            after = after.union(if reply {
+                Self::CLOSED_BY_SERVER
+            } else {
+                Self::CLOSED_BY_CLIENT
+            });
+        }
+        if tcp.contains(TcpFlags::RST) {
+            after = after.union(Self::RESET);
+        }
+        after
+    }
+
+    /// Whether the connection is over, so that a client that opens one with the same ports means a new one.
+    pub const fn is_over(self) -> bool {
+        self.intersects(
+            Self::CLOSED_BY_CLIENT
+                .union(Self::CLOSED_BY_SERVER)
+                .union(Self::RESET),
+        )
+    }
+
+    /// For how long after the last packet the entry is kept, in seconds.
+    pub const fn timeout_s(self, protocol: Protocol) -> u32 {
+        match protocol {
+            Protocol::TCP => {
+                let both = Self::CLOSED_BY_CLIENT.union(Self::CLOSED_BY_SERVER);
+                if self.contains(Self::RESET) || self.contains(both) {
+                    timeouts::TCP_CLOSED_S
+                } else if self.intersects(both) {
+                    timeouts::TCP_HALF_CLOSED_S
+                } else if self.contains(Self::ESTABLISHED) {
+                    timeouts::TCP_ESTABLISHED_S
+                } else {
+                    timeouts::TCP_OPENING_S
+                }
+            }
+            Protocol::SCTP => timeouts::SCTP_S,
+            Protocol::UDP if self.contains(Self::REPLIED) => timeouts::DATAGRAM_STREAM_S,
+            Protocol::UDP => timeouts::DATAGRAM_S,
+            _ => timeouts::ICMP_S,
+        }
+    }
+}
+
+/// The flags of a TCP segment, as in its header. Other protocols have none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// The sender has nothing more to say.
+    pub const FIN: Self = Self(1);
+    /// The sender opens the connection.
+    pub const SYN: Self = Self(1 << 1);
+    /// There is no connection.
+    pub const RST: Self = Self(1 << 2);
+    /// The sender has received something.
+    pub const ACK: Self = Self(1 << 4);
+
+    /// Whether all bits of `other` are set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether this is a connection's first segment.
+    pub const fn opens(self) -> bool {
+        self.contains(Self::SYN) && !self.contains(Self::ACK)
+    }
+}
+
+/// Whether an entry that expires at `expires_s` is dead at `now_s`; both count seconds since boot.
+#[inline(always)]
+pub const fn is_expired(expires_s: u32, now_s: u32) -> bool {
+    expires_s.wrapping_sub(now_s).cast_signed() <= 0
 }
 
 /// What a packet of a [`ConntrackKey`] becomes, and what is known of its connection.
@@ -364,6 +467,73 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_lives_as_long_as_its_state_says() {
+        use TcpFlags as T;
+        let syn_ack = T(T::SYN.0 | T::ACK.0);
+        let fin_ack = T(T::FIN.0 | T::ACK.0);
+        let rst_ack = T(T::RST.0 | T::ACK.0);
+        // Who sends which segment, and how long the entries live after it.
+        let rows: [&[(bool, TcpFlags, u32)]; 4] = [
+            &[
+                (false, T::SYN, timeouts::TCP_OPENING_S),
+                (true, syn_ack, timeouts::TCP_OPENING_S),
+                (false, T::SYN, timeouts::TCP_OPENING_S),
+                (false, T::ACK, timeouts::TCP_ESTABLISHED_S),
+                (false, fin_ack, timeouts::TCP_HALF_CLOSED_S),
+                (true, T::ACK, timeouts::TCP_HALF_CLOSED_S),
+                (true, fin_ack, timeouts::TCP_CLOSED_S),
+                (false, T::ACK, timeouts::TCP_CLOSED_S),
+            ],
+            // A flood of SYNs that nobody answers must not stay for a day, whatever follows them.
+            &[
+                (false, T::SYN, timeouts::TCP_OPENING_S),
+                (false, T::ACK, timeouts::TCP_OPENING_S),
+            ],
+            &[
+                (false, T::SYN, timeouts::TCP_OPENING_S),
+                (true, rst_ack, timeouts::TCP_CLOSED_S),
+            ],
+            // Only one direction passes here.
+            &[
+                (true, syn_ack, timeouts::TCP_OPENING_S),
+                (true, T::ACK, timeouts::TCP_OPENING_S),
+                (true, fin_ack, timeouts::TCP_HALF_CLOSED_S),
+            ],
+        ];
+        for segments in rows {
+            let mut flags = ConntrackFlags::SNAT;
+            for &(reply, segment, expected) in segments {
+                let side = if reply { flags.partner() } else { flags };
+                let after = side.after(segment);
+                assert_eq!(
+                    after.timeout_s(Protocol::TCP),
+                    expected,
+                    "{segment:?} of {segments:?}"
+                );
+                flags = if reply { after.partner() } else { after };
+                assert!(!flags.contains(ConntrackFlags::REPLY) && flags.contains(ConntrackFlags::SNAT));
+            }
+        }
+        let none = TcpFlags::default();
+        let asked = ConntrackFlags::default().after(none);
+        assert_eq!(asked.timeout_s(Protocol::UDP), timeouts::DATAGRAM_S);
+        let answered = asked.partner().after(none);
+        assert_eq!(answered.timeout_s(Protocol::UDP), timeouts::DATAGRAM_STREAM_S);
+    }
+
+    #[test]
+    fn time_may_wrap() {
+        for (expires, now, expected) in [
+            (10, 9, false),
+            (10, 10, true),
+            (10, 11, true),
+            (3, u32::MAX, false),
+        ] {
+            assert_eq!(is_expired(expires, now), expected, "{expires} at {now}");
+        }
+    }
 
     #[test]
     fn each_entry_of_a_connection_leads_to_the_other() {

@@ -15,6 +15,7 @@
 
 mod context;
 mod maps;
+mod packet;
 mod service;
 
 use aya_ebpf::{

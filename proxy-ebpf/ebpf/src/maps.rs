@@ -62,6 +62,16 @@ pub(crate) fn has_set_retval() -> bool {
     unsafe { core::ptr::read_volatile(&raw const HAS_SET_RETVAL) != 0 }
 }
 
+/// Whether the kernel takes the flag that a checksum belongs to IPv6 (since 6.16). Set by the agent before loading.
+#[unsafe(no_mangle)]
+static HAS_IPV6_CHECKSUM_FLAG: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn has_ipv6_checksum_flag() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const HAS_IPV6_CHECKSUM_FLAG) != 0 }
+}
+
 /// The node's own network namespace, the only one whose loopback has node ports. Set by the agent before loading; zero where
 /// the kernel does not tell (before Linux 5.14), and no namespace's.
 #[unsafe(no_mangle)]

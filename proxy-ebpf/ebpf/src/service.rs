@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use proxy_ebpf_common::{
-    Address, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendFlags,
+    Address, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, DropReason, Frontend, FrontendFlags,
     FrontendKey, Port, Protocol, ReverseSk, ReverseSkKey, ServiceId, SlotKey,
 };
 
@@ -10,8 +10,10 @@ use crate::{
     Call,
     context::{SockAddr, words},
     maps::{AFFINITY_MATCH, AFFINITY_SK, Family, SLOTS, host_netns},
+    packet::refused_call,
 };
 
+const ENOMEM: i32 = 12;
 const ECONNREFUSED: i32 = 111;
 const EHOSTUNREACH: i32 = 113;
 const NS_PER_S: u64 = 1_000_000_000;
@@ -64,6 +66,10 @@ fn attempt<F: Family>(
     let Some(frontend) = frontend::<F>(socket, key, call) else {
         return Some(Resolution::NotAService);
     };
+    // Whether a client is among those admitted is known once it has a source address.
+    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES) {
+        return Some(Resolution::NotAService);
+    }
     if frontend.slots == 0 {
         let elsewhere = frontend.flags.contains(FrontendFlags::ELSEWHERE);
         return Some(Resolution::Refused(if elsewhere {
@@ -80,7 +86,10 @@ fn attempt<F: Family>(
     };
     // SAFETY: as above.
     let backend = *unsafe { F::backends().get(id) }?;
-    remember::<F>(cookie, &backend, key, frontend.service);
+    if remember::<F>(cookie, &backend, key, frontend.service).is_err() {
+        refused_call(DropReason::ReverseSocketFull);
+        return Some(Resolution::Refused(ENOMEM));
+    }
     Some(Resolution::Backend(backend))
 }
 
@@ -190,7 +199,7 @@ fn remember<F: Family>(
     backend: &Backend<F::Address>,
     key: &FrontendKey<F::Address>,
     service: ServiceId,
-) {
+) -> Result<(), i32> {
     let reverse_key = ReverseSkKey {
         cookie: words(cookie),
         address: backend.address,
@@ -205,8 +214,9 @@ fn remember<F: Family>(
     };
     // SAFETY: as in `restore`.
     if unsafe { F::reverse_sk().get(&reverse_key) } == Some(&reverse) {
-        return;
+        return Ok(());
     }
-    // The kernel evicts the oldest when the table is full. Failing would break a connection that only loses its disguise.
-    let _ = F::reverse_sk().insert(&reverse_key, &reverse, 0);
+    // The kernel evicts the oldest when the table is full. Without an entry the application would be shown answers of
+    // somebody whom it has not asked, which it drops: better that it hears of it and tries again.
+    F::reverse_sk().insert(&reverse_key, &reverse, 0)
 }

@@ -217,6 +217,7 @@ fn port(frontends: &[&str], backends: &[&str]) -> ServicePort {
     let frontends = frontends.iter().map(|text| address(text).into());
     ServicePort {
         frontends: frontends.collect(),
+        external: Vec::new(),
         backends: backends.iter().map(|text| address(text)).collect(),
         affinity_timeout_s: 0,
         elsewhere: false,
@@ -716,6 +717,7 @@ fn random_histories_end_where_a_fresh_start_would() {
             let ports: Vec<_> = (0..random.below(3))
                 .map(|number| ServicePort {
                     frontends: vec![address(&format!("10.96.0.{name}:{number}")).into()],
+                    external: Vec::new(),
                     backends: (1..9)
                         .filter(|_| random.below(2) == 0)
                         .map(|host| address(&format!("10.0.0.{host}:1")))

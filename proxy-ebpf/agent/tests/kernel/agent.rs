@@ -258,7 +258,7 @@ pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn ip(arguments: &str) -> String {
+pub(crate) fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .output()

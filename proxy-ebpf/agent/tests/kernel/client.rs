@@ -57,6 +57,7 @@ pub(crate) fn run(scenario: &str) {
         "reachable" => reachable(),
         "busy" => busy(),
         "agent" => crate::agent::run(),
+        "packets" => crate::packets::run(),
         unknown => panic!("there is no scenario {unknown}"),
     }
 }

@@ -6,6 +6,8 @@
 mod agent;
 mod api;
 mod client;
+mod model;
+mod packets;
 mod sandbox;
 
 use std::{
@@ -114,13 +116,7 @@ fn a_port_that_a_service_has_not_is_refused() {
 
 #[test]
 fn a_kernel_that_cannot_set_the_error_refuses_too() {
-    let sandbox = Sandbox::with_features(
-        "forbidden",
-        Features {
-            set_retval: false,
-            netns_cookie: None,
-        },
-    );
+    let sandbox = Sandbox::with_features("forbidden", Features::default());
     let ports = [Protocol::TCP, Protocol::UDP]
         .map(|protocol| port(&[address(client::VIP4, client::PORT, protocol)], &[]));
     sandbox.plan(&mut Tables::default(), [change("empty", ports.into())]);
@@ -206,6 +202,12 @@ fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
     child.finish();
     // They are counted together, after the last of them.
     agent::wait("the sockets are counted", || ended.load(Ordering::Relaxed) == 3);
+}
+
+#[test]
+fn packets_are_translated_as_the_model_says() {
+    let sandbox = Sandbox::bare("packets");
+    sandbox.run("packets");
 }
 
 #[test]
@@ -409,6 +411,7 @@ fn change(name: &str, ports: Vec<ServicePort>) -> Change {
 fn port(frontends: &[SocketAddress], backends: &[SocketAddress]) -> ServicePort {
     ServicePort {
         frontends: frontends.iter().copied().map(FrontendAddress::from).collect(),
+        external: Vec::new(),
         backends: backends.to_vec(),
         affinity_timeout_s: 0,
         elsewhere: false,

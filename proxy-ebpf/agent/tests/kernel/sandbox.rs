@@ -75,10 +75,7 @@ impl Sandbox {
             agent: None,
             bpf_dir,
             cgroups: vec![cgroup],
-            features: Features {
-                set_retval: false,
-                netns_cookie: None,
-            },
+            features: Features::default(),
         }
     }
 

@@ -1,0 +1,196 @@
+//! Collects dead entries from the table of connections, and those that would lead datagrams astray.
+//!
+//! The kernel takes an expired entry for none and evicts whatever is oldest when the table is full, so nothing breaks while
+//! nobody collects. What is gained is room: the kernel's idea of the oldest may be a connection that is idle but alive.
+//!
+//! A thread of its own walks the tables: at intervals that follow how much there is to do, at once when programs find it hard
+//! to get a port, and when the agent says that backends have left.
+
+pub mod plan;
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    thread,
+};
+
+use aya::{
+    Pod,
+    maps::{Map as AnyMap, MapData, RingBuf},
+};
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::{EfdFlags, EventFd},
+};
+use proxy_ebpf_common::{Address, Address4, Address6, Conntrack, ConntrackKey, maps};
+use thiserror::Error;
+use tracing::{debug, warn};
+
+use self::plan::{Flush, INTERVAL_FIRST, doomed, next_interval};
+use crate::{
+    agent::chain,
+    apply::{Map, MapsError},
+};
+
+/// Why connections cannot be collected.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConnectionsError {
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+    #[error("open the ring buffer {name}")]
+    Ring {
+        name: &'static str,
+        source: aya::maps::MapError,
+    },
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
+    #[error("read /proc/uptime")]
+    Uptime(#[source] io::Error),
+    #[error("wait for programs or the agent")]
+    Wait(#[source] io::Error),
+}
+
+/// The thread that collects. It ends itself once this is dropped.
+#[derive(Debug)]
+pub struct Collector {
+    jobs: Option<Sender<Flush>>,
+    wake: EventFd,
+}
+
+impl Collector {
+    /// Starts the thread for the pinned maps of `maps_dir`.
+    pub fn start(maps_dir: &Path) -> Result<Self, ConnectionsError> {
+        let tables = Tables {
+            v4: Map::open::<ConntrackKey<Address4>, Conntrack<Address4>>(maps_dir, maps::CONNTRACK4)?,
+            v6: Map::open::<ConntrackKey<Address6>, Conntrack<Address6>>(maps_dir, maps::CONNTRACK6)?,
+        };
+        let failed = |source| ConnectionsError::Ring {
+            name: maps::PRESSURE,
+            source,
+        };
+        let pressure = MapData::from_pin(maps_dir.join(maps::PRESSURE)).map_err(failed)?;
+        let pressure = RingBuf::try_from(AnyMap::RingBuf(pressure)).map_err(failed)?;
+        let wait = |errno: nix::Error| ConnectionsError::Wait(errno.into());
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(wait)?;
+        let woken = wake
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(ConnectionsError::Wait)?;
+        let (jobs, receiver) = channel();
+        thread::Builder::new()
+            .name("connections".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                if let Err(error) = work(&tables, pressure, &receiver, &woken) {
+                    warn!(error = %chain(&error), "dead connections stay until the kernel needs their room");
+                }
+            })
+            .map_err(ConnectionsError::Thread)?;
+        Ok(Self {
+            jobs: Some(jobs),
+            wake,
+        })
+    }
+
+    /// Removes, soon, the datagram connections that a change of Services leaves without a future.
+    pub fn flush(&self, flush: Flush) {
+        if flush.is_empty() {
+            return;
+        }
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(flush).is_err()) {
+            warn!("the thread that collects connections is gone");
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.wake.write(1) {
+            debug!(%error, "the thread that collects connections is awake already");
+        }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.wake();
+    }
+}
+
+struct Tables {
+    v4: Map,
+    v6: Map,
+}
+
+fn work(
+    tables: &Tables,
+    mut pressure: RingBuf<MapData>,
+    jobs: &Receiver<Flush>,
+    woken: &OwnedFd,
+) -> Result<(), ConnectionsError> {
+    let failed = |errno: nix::Error| ConnectionsError::Wait(errno.into());
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+    let readable = |data| EpollEvent::new(EpollFlags::EPOLLIN, data);
+    epoll.add(&pressure, readable(0)).map_err(failed)?;
+    epoll.add(woken, readable(1)).map_err(failed)?;
+    let mut interval = INTERVAL_FIRST;
+    loop {
+        let timeout = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::MAX);
+        match epoll.wait(&mut [EpollEvent::empty()], timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        while pressure.next().is_some() {}
+        // Nothing to read is no news.
+        let _ = nix::unistd::read(woken, &mut [0; 8]);
+        let mut flush = Flush::default();
+        loop {
+            match jobs.try_recv() {
+                Ok(job) => flush.extend(job),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Ok(()),
+            }
+        }
+        let (seen4, removed4) = collect::<Address4>(&tables.v4, &flush)?;
+        let (seen6, removed6) = collect::<Address6>(&tables.v6, &flush)?;
+        let (seen, removed) = (seen4 + seen6, removed4 + removed6);
+        interval = next_interval(interval, seen, removed);
+        if removed > 0 {
+            debug!(seen, removed, ?interval, "collected dead connections");
+        }
+    }
+}
+
+/// Removes what is dead or to be flushed, and returns how many entries there were and how many were removed.
+fn collect<A: Address + Into<plan::Ip>>(map: &Map, flush: &Flush) -> Result<(usize, usize), ConnectionsError>
+where
+    ConntrackKey<A>: Pod,
+    Conntrack<A>: Pod,
+{
+    let entries = map.read::<ConntrackKey<A>, Conntrack<A>>()?;
+    let mut removed = doomed(&entries, now_s()?, flush);
+    // Between the reading and now a program may have begun a new connection under an expired key.
+    let now_s = now_s()?;
+    let mut lost = Ok(());
+    removed.retain(|key| match map.lookup::<_, Conntrack<A>>(key) {
+        Ok(Some(entry)) => !doomed(&[(*key, entry)], now_s, flush).is_empty(),
+        Ok(None) => false,
+        Err(error) => {
+            lost = Err(error);
+            false
+        }
+    });
+    lost?;
+    map.delete(&removed)?;
+    Ok((entries.len(), removed.len()))
+}
+
+/// Seconds since boot, as programs count them.
+fn now_s() -> Result<u32, ConnectionsError> {
+    let uptime = fs::read_to_string("/proc/uptime").map_err(ConnectionsError::Uptime)?;
+    let seconds = uptime.split('.').next().and_then(|seconds| seconds.parse().ok());
+    seconds.ok_or_else(|| ConnectionsError::Uptime(io::ErrorKind::InvalidData.into()))
+}

@@ -1,0 +1,204 @@
+//! Which entries of the table of connections go, and when to look again. Pure.
+
+use std::{collections::HashSet, net::IpAddr, time::Duration};
+
+use proxy_ebpf_common::{
+    Address, Address4, Address6, Conntrack, ConntrackFlags, ConntrackKey, Protocol, ServiceId, is_expired,
+};
+
+use crate::desired::SocketAddress;
+
+/// How long after the start the tables are looked through for the first time.
+pub const INTERVAL_FIRST: Duration = Duration::from_secs(60);
+/// Looking more often would not make datagrams expire sooner.
+const INTERVAL_MIN: Duration = Duration::from_secs(10);
+/// With nothing to do, a full table is still worth a look now and then.
+const INTERVAL_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// An address of either family, from one in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ip(pub IpAddr);
+
+impl From<Address4> for Ip {
+    fn from(address: Address4) -> Self {
+        Self(address.octets().into())
+    }
+}
+
+impl From<Address6> for Ip {
+    fn from(address: Address6) -> Self {
+        Self(address.octets().into())
+    }
+}
+
+/// Datagram connections that a change of Services leaves without a future: nothing in them says that they are over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// Backends that a service had and has no more.
+    pub left: HashSet<(ServiceId, SocketAddress)>,
+    /// Addresses that have become a Service's. Whoever sent there before was sent out into the world.
+    pub appeared: HashSet<SocketAddress>,
+}
+
+impl Flush {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.left.is_empty() && self.appeared.is_empty()
+    }
+
+    /// Does that too.
+    pub fn extend(&mut self, other: Self) {
+        self.left.extend(other.left);
+        self.appeared.extend(other.appeared);
+    }
+}
+
+/// The keys of entries that are dead or to be flushed.
+pub fn doomed<A: Address + Into<Ip>>(
+    entries: &[(ConntrackKey<A>, Conntrack<A>)],
+    now_s: u32,
+    flush: &Flush,
+) -> Vec<ConntrackKey<A>> {
+    let doomed = entries
+        .iter()
+        .filter(|(key, entry)| is_expired(entry.expires_s, now_s) || is_flushed(key, entry, flush));
+    doomed.map(|(key, _)| *key).collect()
+}
+
+fn is_flushed<A: Address + Into<Ip>>(key: &ConntrackKey<A>, entry: &Conntrack<A>, flush: &Flush) -> bool {
+    if key.protocol != Protocol::UDP || flush.is_empty() {
+        return false;
+    }
+    let address = |address: A, port: proxy_ebpf_common::Port| SocketAddress {
+        address: address.into().0,
+        port: port.get(),
+        protocol: key.protocol,
+    };
+    // The backend is whoever gets the requests: the translated destination of these, the source of replies. What was
+    // addressed is the other way round.
+    let requested = address(key.destination, key.destination_port);
+    let translated = address(entry.destination, entry.destination_port);
+    let replier = address(key.source, key.source_port);
+    let shown = address(entry.source, entry.source_port);
+    let (backend, addressed) = if entry.flags.contains(ConntrackFlags::REPLY) {
+        (replier, shown)
+    } else {
+        (translated, requested)
+    };
+    if entry.service == ServiceId(0) {
+        flush.appeared.contains(&addressed)
+    } else {
+        flush.left.contains(&(entry.service, backend))
+    }
+}
+
+/// When to look again, after `removed` of `seen` entries had to go.
+pub fn next_interval(interval: Duration, seen: usize, removed: usize) -> Duration {
+    let next = if removed * 4 > seen {
+        interval / 2
+    } else if removed * 20 < seen || seen == 0 {
+        interval * 3 / 2
+    } else {
+        interval
+    };
+    next.clamp(INTERVAL_MIN, INTERVAL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_ebpf_common::{BackendId, Port};
+
+    use super::*;
+
+    type Entry = (ConntrackKey<Address4>, Conntrack<Address4>);
+
+    fn ip(last: u8) -> Address4 {
+        Address4::from_octets([10, 0, 0, last])
+    }
+
+    /// The two entries of a connection from 1 to 2, which the backend 3 answers.
+    fn connection(protocol: Protocol, service: u32, expires_s: u32) -> [Entry; 2] {
+        let [client, frontend, backend] = [1, 2, 3].map(ip);
+        let [from, to, target] = [4000, 53, 5353].map(Port::new);
+        let entry = |source, source_port, destination, destination_port, flags| Conntrack {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            expires_s,
+            created_s: 0,
+            flags,
+            service: ServiceId(service),
+            backend: BackendId(1),
+        };
+        [
+            (
+                ConntrackKey::new(client, from, frontend, to, protocol),
+                entry(client, from, backend, target, ConntrackFlags::default()),
+            ),
+            (
+                ConntrackKey::new(backend, target, client, from, protocol),
+                entry(frontend, to, client, from, ConntrackFlags::REPLY),
+            ),
+        ]
+    }
+
+    fn socket(last: u8, port: u16) -> SocketAddress {
+        SocketAddress {
+            address: [10, 0, 0, last].into(),
+            port,
+            protocol: Protocol::UDP,
+        }
+    }
+
+    #[test]
+    fn what_goes_goes_in_both_directions() {
+        let left = |service, backend| Flush {
+            left: HashSet::from([(ServiceId(service), backend)]),
+            ..Flush::default()
+        };
+        let appeared = |address| Flush {
+            appeared: HashSet::from([address]),
+            ..Flush::default()
+        };
+        // Protocol, service, time, what is flushed, whether the connection goes.
+        let rows = [
+            (Protocol::TCP, 7, 99, Flush::default(), false),
+            (Protocol::TCP, 7, 100, Flush::default(), true),
+            (Protocol::UDP, 7, 99, left(7, socket(3, 5353)), true),
+            // Another service has the backend too and keeps it.
+            (Protocol::UDP, 8, 99, left(7, socket(3, 5353)), false),
+            (Protocol::UDP, 7, 99, left(7, socket(4, 5353)), false),
+            // Connections of TCP end by themselves.
+            (Protocol::TCP, 7, 99, left(7, socket(3, 5353)), false),
+            // What was sent into the world before there was the Service.
+            (Protocol::UDP, 0, 99, appeared(socket(2, 53)), true),
+            (Protocol::UDP, 0, 99, appeared(socket(2, 54)), false),
+            (Protocol::UDP, 7, 99, appeared(socket(2, 53)), false),
+        ];
+        for (protocol, service, now_s, flush, expected) in rows {
+            let entries = connection(protocol, service, 100);
+            let keys = doomed(&entries, now_s, &flush);
+            assert_eq!(
+                keys.len(),
+                if expected { 2 } else { 0 },
+                "{protocol:?} {service} {now_s} {flush:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_interval_follows_how_much_there_is_to_do() {
+        let seconds = Duration::from_secs;
+        for (interval, seen, removed, expected) in [
+            (60, 100, 50, 30),
+            (60, 100, 10, 60),
+            (60, 100, 1, 90),
+            (60, 0, 0, 90),
+            (10, 100, 100, 10),
+            (1800, 100, 0, 1800),
+        ] {
+            assert_eq!(next_interval(seconds(interval), seen, removed), seconds(expected));
+        }
+    }
+}

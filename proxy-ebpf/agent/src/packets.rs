@@ -1,0 +1,193 @@
+//! The programs of the packet path, and the devices that they are attached to.
+//!
+//! They are loaded once. A new device is two links, pinned by program and interface index; a restarted agent gives existing
+//! links its own programs in one step each, so that no packet falls between. The kernel detaches links with their device.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::{
+    Ebpf,
+    programs::{Program, SchedClassifier},
+};
+use tracing::{debug, info};
+
+use crate::{
+    pins::{Pins, open},
+    programs::{Features, ProgramsError},
+    sys,
+    tc::{self, Direction},
+};
+
+/// What a device is to the packet path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The node's end of a pod's veth.
+    Pod,
+    /// Other nodes and the world are behind it.
+    Uplink,
+}
+
+impl Role {
+    /// The programs for each direction, as the node sees it: what a pod sends comes in by its device.
+    pub fn programs(self) -> [(&'static str, Direction); 2] {
+        match self {
+            Self::Pod => [
+                ("pod_ingress", Direction::Egress),
+                ("pod_egress", Direction::Ingress),
+            ],
+            Self::Uplink => [
+                ("node_egress", Direction::Egress),
+                ("node_ingress", Direction::Ingress),
+            ],
+        }
+    }
+}
+
+/// The loaded programs.
+#[derive(Debug)]
+pub struct PacketPrograms {
+    /// Whether the kernel has links for devices.
+    tcx: bool,
+    programs: Vec<(&'static str, OwnedFd)>,
+}
+
+impl PacketPrograms {
+    /// Loads the programs of an object whose maps exist.
+    pub(crate) fn load(ebpf: &mut Ebpf, features: Features) -> Result<Self, ProgramsError> {
+        let mut programs = Vec::new();
+        for (name, _) in [Role::Pod, Role::Uplink].iter().flat_map(|role| role.programs()) {
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .and_then(|program: &mut Program| program.try_into().ok())
+                .ok_or(ProgramsError::Missing { name })?;
+            let refused = |source| ProgramsError::Refused { name, source };
+            program.load().map_err(refused)?;
+            let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+            let fd = fd.map_err(|source| ProgramsError::Keep { name, source })?;
+            programs.push((name, fd));
+        }
+        Ok(Self {
+            tcx: features.tcx,
+            programs,
+        })
+    }
+
+    /// Runs a device's packets through the programs of its role.
+    pub fn attach(&self, pins: &Pins, ifindex: u32, role: Role) -> Result<(), ProgramsError> {
+        for (name, direction) in role.programs() {
+            if self.tcx {
+                self.attach_link(pins, ifindex, name, direction)?;
+            } else {
+                let failed = |source| ProgramsError::AttachDevice {
+                    name,
+                    ifindex,
+                    source,
+                };
+                tc::attach(ifindex, direction, self.program(name)?, name).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a device alone from now on.
+    pub fn detach(&self, pins: &Pins, ifindex: u32, role: Role) -> Result<(), ProgramsError> {
+        for (name, direction) in role.programs() {
+            let failed = |source| ProgramsError::AttachDevice {
+                name,
+                ifindex,
+                source,
+            };
+            if self.tcx {
+                let path = pins.link(&link_name(name, ifindex));
+                if path.exists() {
+                    fs::remove_file(&path).map_err(failed)?;
+                }
+            } else {
+                tc::detach(ifindex, direction).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every device that has programs of an earlier agent these ones, and removes what is left of devices that are
+    /// gone. Without links there is nothing to find them by: they get theirs when they are attached again.
+    pub(crate) fn take_over(&self, pins: &Pins) -> Result<(), ProgramsError> {
+        for (path, name) in pins.device_links()? {
+            let Some((program, _)) = parse_link_name(&name) else {
+                continue;
+            };
+            let Some(link) = open(&path)? else { continue };
+            let failed = |source| ProgramsError::Replace {
+                path: path.clone(),
+                source,
+            };
+            if sys::link_info(link.as_fd()).map_err(failed)?.ifindex() == 0 {
+                debug!(name, "the device is gone");
+                fs::remove_file(&path).map_err(failed)?;
+                continue;
+            }
+            sys::update_link(link.as_fd(), self.program(program)?.as_fd()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// The devices that have links, with their roles.
+    pub fn attached(pins: &Pins) -> Result<BTreeMap<u32, Role>, ProgramsError> {
+        let links = pins.device_links()?;
+        let links = links.iter().filter_map(|(_, name)| parse_link_name(name));
+        let roles = links.filter_map(|(program, ifindex)| {
+            let mut roles = [Role::Pod, Role::Uplink].into_iter();
+            let role = roles.find(|role| role.programs().iter().any(|(name, _)| *name == program))?;
+            Some((ifindex, role))
+        });
+        Ok(roles.collect())
+    }
+
+    /// A program, for those who run it by themselves.
+    pub fn program(&self, name: &'static str) -> Result<&OwnedFd, ProgramsError> {
+        let found = self.programs.iter().find(|(other, _)| *other == name);
+        found.map(|(_, fd)| fd).ok_or(ProgramsError::Missing { name })
+    }
+
+    fn attach_link(
+        &self,
+        pins: &Pins,
+        ifindex: u32,
+        name: &'static str,
+        direction: Direction,
+    ) -> Result<(), ProgramsError> {
+        let program = self.program(name)?.as_fd();
+        let path = pins.link(&link_name(name, ifindex));
+        let failed = |source| ProgramsError::AttachDevice {
+            name,
+            ifindex,
+            source,
+        };
+        if let Some(link) = open(&path)? {
+            if sys::link_info(link.as_fd()).map_err(failed)?.ifindex() == ifindex {
+                return sys::update_link(link.as_fd(), program).map_err(failed);
+            }
+            // An earlier device had this index.
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        let link = sys::attach_to_device(program, ifindex, direction).map_err(failed)?;
+        sys::pin(link.as_fd(), &path).map_err(failed)?;
+        info!(name, ifindex, "attached");
+        Ok(())
+    }
+}
+
+fn link_name(program: &str, ifindex: u32) -> String {
+    format!("{program}-{ifindex}")
+}
+
+fn parse_link_name(name: &str) -> Option<(&'static str, u32)> {
+    let (program, ifindex) = name.rsplit_once('-')?;
+    let mut programs = [Role::Pod, Role::Uplink].into_iter().flat_map(Role::programs);
+    let (program, _) = programs.find(|(other, _)| *other == program)?;
+    Some((program, ifindex.parse().ok()?))
+}

@@ -1,0 +1,175 @@
+//! Where packets go: into a pod of this node, out of an uplink, or the way that the node's own routing finds.
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+use proxy_ebpf_common::{Address, ConntrackFlags, DeviceFlags, DropReason, EventKind, Hook, LocalPod};
+
+use super::{
+    CONTINUE,
+    family::PacketFamily,
+    maps::DEVICES,
+    reject,
+    report::{self, drop},
+    rewrite::{rewrite, rewrite_error},
+    scratch::{Scratch, WayKind},
+    skb::{Refused, Skb, to_device, to_neighbour, to_peer},
+};
+
+const FIB_SUCCESS: i32 = 0;
+const FIB_NOT_FORWARDED: i32 = 4;
+const FIB_NO_NEIGHBOUR: i32 = 7;
+const FIB_TOO_BIG: i32 = 8;
+
+/// What a router of last resort is told where the kernel does not say: the least that IPv6 allows.
+const MTU_MIN: u32 = 1280;
+
+/// Source and destination of an Ethernet header, in the order of the wire.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Macs {
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+/// Translates the packet as `entry` says and sends it on.
+#[inline(never)]
+pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
+    let destination = scratch.entry.destination;
+    let flags = scratch.entry.flags;
+    let hook = scratch.packet.hook;
+    let arrives = hook == Hook::NODE_INGRESS || hook == Hook::POD_EGRESS;
+    let reroutes = hook == Hook::NODE_EGRESS
+        && flags.contains(ConntrackFlags::REROUTE)
+        && !flags.contains(ConntrackFlags::REPLY);
+    // A Service outside the cluster: the pod's own device still has to make the Service of its backend.
+    let by_device = flags.contains(ConntrackFlags::MASQUERADE.union(ConntrackFlags::REPLY));
+
+    if arrives || reroutes {
+        // SAFETY: no preallocation, so elements are freed only after this program has run.
+        if let Some(pod) = unsafe { F::local_pods().get(&destination) } {
+            if scratch.packet.ttl <= 1 {
+                return drop::<F>(skb, scratch, DropReason::TtlExceeded);
+            }
+            if apply::<F>(skb, scratch).is_err() || F::decrement_ttl(skb, &scratch.packet).is_err() {
+                return drop::<F>(skb, scratch, DropReason::Rewrite);
+            }
+            return to_pod::<F>(skb, scratch, pod, arrives && !by_device);
+        }
+    }
+    let from_node = flags.from_node() && (scratch.packet.inner == 0 || replaces_outer_source::<F>(scratch));
+    if (arrives && from_node) || reroutes {
+        find_way::<F>(skb, scratch, scratch.entry.source);
+        match scratch.way.kind {
+            WayKind::Uplink | WayKind::Other if scratch.packet.ttl > 1 => return to_way::<F>(skb, scratch),
+            WayKind::TooBig if hook != Hook::POD_EGRESS => return reject::too_big::<F>(skb, scratch),
+            WayKind::Uplink | WayKind::Other if hook != Hook::POD_EGRESS => {
+                return drop::<F>(skb, scratch, DropReason::TtlExceeded);
+            }
+            // What a pod sends is translated once the node's own routing has found it a way out.
+            _ if hook == Hook::POD_EGRESS => return CONTINUE,
+            _ => return drop::<F>(skb, scratch, DropReason::NoRoute),
+        }
+    }
+    if apply::<F>(skb, scratch).is_err() {
+        return drop::<F>(skb, scratch, DropReason::Rewrite);
+    }
+    CONTINUE
+}
+
+/// Sends a packet of a pod that is not translated straight to another pod of this node.
+#[inline(always)]
+pub(crate) fn to_local_pod<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
+    // SAFETY: no preallocation, so elements are freed only after this program has run.
+    let Some(pod) = (unsafe { F::local_pods().get(&scratch.packet.key.destination) }) else {
+        return CONTINUE;
+    };
+    // A packet at the end of its life is the node's own routing's, which says so.
+    if scratch.packet.ttl <= 1 || F::decrement_ttl(skb, &scratch.packet).is_err() {
+        return CONTINUE;
+    }
+    to_pod::<F>(skb, scratch, pod, true)
+}
+
+/// Gives the packet to a pod of this node: past the veth where the hook can, else by it.
+#[inline(always)]
+pub(crate) fn to_pod<F: PacketFamily>(
+    skb: Skb,
+    scratch: &Scratch<F::Address>,
+    pod: &LocalPod,
+    past_veth: bool,
+) -> i32 {
+    let macs = Macs {
+        destination: pod.pod_mac,
+        source: pod.host_mac,
+    };
+    if skb.store(0, &macs).is_err() {
+        return drop::<F>(skb, scratch, DropReason::Rewrite);
+    }
+    if past_veth {
+        to_peer(pod.ifindex)
+    } else {
+        to_device(pod.ifindex)
+    }
+}
+
+/// Translates the packet and sends it the way that was found.
+#[inline(always)]
+fn to_way<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
+    if apply::<F>(skb, scratch).is_err() || F::decrement_ttl(skb, &scratch.packet).is_err() {
+        return drop::<F>(skb, scratch, DropReason::Rewrite);
+    }
+    to_neighbour(scratch.way.ifindex, &mut scratch.way.next_hop)
+}
+
+#[inline(always)]
+fn apply<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<(), Refused> {
+    report::translated::<F>(skb, scratch, EventKind::TRANSLATED);
+    if scratch.packet.inner == 0 {
+        rewrite::<F>(skb, scratch)
+    } else {
+        rewrite_error::<F>(skb, scratch)
+    }
+}
+
+/// Whether an ICMP error comes from the very host that its packet was meant for, rather than from a router on the way.
+#[inline(always)]
+pub(crate) fn replaces_outer_source<F: PacketFamily>(scratch: &Scratch<F::Address>) -> bool {
+    scratch.packet.outer_source.is(scratch.packet.key.source)
+}
+
+/// Asks the routing table for the way to the packet's new destination.
+#[inline(never)]
+pub(crate) fn find_way<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, source: F::Address) {
+    // SAFETY: plain integers.
+    let mut query: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    F::question(&mut query, source, scratch.entry.destination);
+    query.l4_protocol = scratch.packet.key.protocol.0;
+    query.sport = scratch.entry.source_port.to_network();
+    query.dport = scratch.entry.destination_port.to_network();
+    query.ifindex = skb.ifindex();
+    // Several packets in one are taken apart before they leave; each of them fits.
+    query.__bindgen_anon_1.tot_len = if skb.is_gso() { 0 } else { scratch.packet.length };
+    let result = skb.route(&mut query);
+    scratch.way.ifindex = query.ifindex;
+    scratch.way.kind = match result {
+        FIB_SUCCESS | FIB_NO_NEIGHBOUR => {
+            // SAFETY: no preallocation, so elements are freed only after this program has run.
+            let device = unsafe { DEVICES.get(&query.ifindex) };
+            if device.is_some_and(|device| device.flags.contains(DeviceFlags::UPLINK)) {
+                WayKind::Uplink
+            } else {
+                WayKind::Other
+            }
+        }
+        FIB_NOT_FORWARDED => WayKind::Stack,
+        FIB_TOO_BIG => WayKind::TooBig,
+        _ => WayKind::None,
+    };
+    // SAFETY: both members are integers. Kernels before 5.13 leave the packet's length there.
+    let mtu = u32::from(unsafe { query.__bindgen_anon_1.mtu_result });
+    scratch.way.mtu = if mtu < u32::from(scratch.packet.length) {
+        mtu
+    } else {
+        MTU_MIN
+    };
+    scratch.way.next_hop = F::next_hop(&query);
+}

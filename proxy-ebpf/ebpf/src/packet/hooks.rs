@@ -1,0 +1,77 @@
+//! The four programs.
+
+use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
+use proxy_ebpf_common::{DropReason, Hook};
+
+use super::{
+    CONTINUE, balance, connect,
+    conntrack::track,
+    error::translate_error,
+    family::{PacketFamily, Parsed},
+    forward,
+    fragments::ports_of_fragment,
+    parse::parse,
+    report::drop,
+    scratch::Scratch,
+    skb::Skb,
+};
+use crate::maps::{V4, V6};
+
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    see(ctx.skb.skb, Hook::POD_EGRESS)
+}
+
+#[classifier]
+pub fn pod_ingress(ctx: TcContext) -> i32 {
+    see(ctx.skb.skb, Hook::POD_INGRESS)
+}
+
+#[classifier]
+pub fn node_ingress(ctx: TcContext) -> i32 {
+    see(ctx.skb.skb, Hook::NODE_INGRESS)
+}
+
+#[classifier]
+pub fn node_egress(ctx: TcContext) -> i32 {
+    see(ctx.skb.skb, Hook::NODE_EGRESS)
+}
+
+#[inline(always)]
+fn see(skb: *mut __sk_buff, hook: Hook) -> i32 {
+    let skb = Skb::new(skb);
+    match skb.ether_type() {
+        IPV4 => V4::scratch().map_or(CONTINUE, |scratch| packet::<V4>(skb, scratch, hook)),
+        IPV6 => V6::scratch().map_or(CONTINUE, |scratch| packet::<V6>(skb, scratch, hook)),
+        _ => CONTINUE,
+    }
+}
+
+#[inline(always)]
+fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Hook) -> i32 {
+    scratch.packet.hook = hook;
+    match parse::<F>(skb, &mut scratch.packet) {
+        Parsed::Packet => {}
+        Parsed::Error => return translate_error::<F>(skb, scratch),
+        Parsed::Other => return CONTINUE,
+        Parsed::UnknownFragment => return ports_of_fragment::<F>(skb, scratch),
+        Parsed::Malformed => return drop::<F>(skb, scratch, DropReason::Malformed),
+    }
+    if track::<F>(scratch) {
+        return forward::translated::<F>(skb, scratch);
+    }
+    if hook == Hook::POD_INGRESS {
+        return CONTINUE;
+    }
+    if balance::find::<F>(scratch) {
+        return connect::to_service::<F>(skb, scratch);
+    }
+    match hook {
+        Hook::POD_EGRESS => forward::to_local_pod::<F>(skb, scratch),
+        Hook::NODE_EGRESS => connect::masquerade::<F>(skb, scratch),
+        _ => CONTINUE,
+    }
+}
