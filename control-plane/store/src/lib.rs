@@ -55,6 +55,9 @@ pub struct ListOptions {
     /// The revision to read at; `None` reads the newest. A revision in the future is [`Error::FutureRevision`], one that
     /// was compacted away is [`Error::Compacted`].
     pub revision: Option<Revision>,
+    /// Do not count what follows the page, which takes the longer the more that is: [`Listing::remaining`] then only tells
+    /// whether it is 0.
+    pub uncounted: bool,
 }
 
 /// A page of keys in key order, all as one revision saw them.
@@ -64,7 +67,7 @@ pub struct Listing {
     pub items: Vec<KeyValue>,
     /// The revision that was read: of the whole store, not of the newest item.
     pub revision: Revision,
-    /// How many keys below the prefix follow after this page.
+    /// How many keys below the prefix follow after this page; only whether any do, where [`ListOptions::uncounted`].
     pub remaining: u64,
 }
 

@@ -112,10 +112,19 @@ pub(crate) async fn list_pages(store: &impl Store) {
         let options = ListOptions {
             limit: 3,
             after: after.clone(),
-            revision: None,
+            ..ListOptions::default()
         };
-        let page = store.list("/a/", options).await.unwrap();
+        let page = store.list("/a/", options.clone()).await.unwrap();
         assert_eq!((page.items.len(), page.remaining), (expected, remaining));
+        let uncounted = ListOptions {
+            uncounted: true,
+            ..options
+        };
+        let uncounted = store.list("/a/", uncounted).await.unwrap();
+        assert_eq!(
+            (&uncounted.items, uncounted.remaining > 0),
+            (&page.items, remaining > 0)
+        );
         after = page.items.last().map(|item| item.key.to_string());
         seen.extend(page.items);
     }
@@ -173,6 +182,7 @@ pub(crate) async fn list_at_a_past_revision(store: &impl Store) {
         limit: 1,
         after: Some("/p/a".to_owned()),
         revision: Some(start + 3),
+        ..ListOptions::default()
     };
     let page = store.list("/p/", page).await.unwrap();
     assert_eq!(
@@ -608,6 +618,7 @@ impl Model {
                 limit,
                 after: after.clone(),
                 revision: Some(revision),
+                ..ListOptions::default()
             };
             let page = match store.list(&prefix, options).await {
                 Ok(page) => page,

@@ -113,6 +113,8 @@ async fn list(store: &impl Store, group: Option<u8>, revision: Option<Revision>)
         limit: 7,
         after: None,
         revision,
+        // Both ways are to be right.
+        uncounted: revision.is_some(),
     };
     let mut items = Vec::new();
     loop {

@@ -165,6 +165,7 @@ impl<T: Target> Run<T> {
         let believed = self.lock_believed().get(&key).copied();
         let value = self.next_value.fetch_add(1, Ordering::Relaxed);
         match (believed, random.random_range(0..100)) {
+            (None, 50..) => Request::Get(key),
             // Sometimes against what is believed.
             (None | Some(None), _) | (_, 0..5) => Request::Create {
                 key,
@@ -206,8 +207,13 @@ impl<T: Target> Run<T> {
                 believed.extend(items.iter().map(|(key, standing)| (*key, Some(*standing))));
                 return;
             }
-            // Without an answer, or a told state, nothing is known: a create finds out.
-            (Request::Update { .. } | Request::Delete { .. }, Answer::Refused(None)) => None,
+            // Nothing is known any more; somebody has to look.
+            (_, Answer::Refused(None)) => {
+                if let Some(key) = request.key() {
+                    self.lock_believed().remove(&key);
+                }
+                return;
+            }
             _ => return,
         };
         if let Some(key) = request.key() {

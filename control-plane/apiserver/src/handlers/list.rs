@@ -253,6 +253,7 @@ async fn past(
             limit,
             after: after.take(),
             revision: Some(revision),
+            ..ListOptions::default()
         };
         let page = context
             .api

@@ -184,6 +184,7 @@ impl WatchCache {
         let mut fresh: HashMap<&str, Objects> = HashMap::new();
         let mut options = ListOptions {
             limit: LOAD_PAGE,
+            uncounted: true,
             ..ListOptions::default()
         };
         let revision = loop {

@@ -163,6 +163,9 @@ impl Snapshot {
         let mut remaining = 0;
         while keys.next()?.is_some() {
             remaining += 1;
+            if options.uncounted {
+                break;
+            }
         }
         Ok(Listing {
             items,

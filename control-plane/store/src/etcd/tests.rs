@@ -174,7 +174,8 @@ async fn a_cluster_that_was_set_back_ends_watches() {
     let mut watch = fixture.watch("/w/", last).await.unwrap();
     fixture.servers.lose_everything().unwrap();
     match watch.next().await {
-        Some(Err(Error::Compacted { requested, .. })) => assert_eq!(requested, last),
+        // Less, where the feed had not come to the last write.
+        Some(Err(Error::Compacted { requested, .. })) => assert!(requested <= last),
         other => panic!("{other:?}"),
     }
     let start = fixture.current_revision().await.unwrap();
