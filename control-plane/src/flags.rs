@@ -1,10 +1,17 @@
 //! The command line, under upstream's flag names.
 
+mod snapshot;
+mod store;
+
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use store::{EtcdOptions, EtcdTls};
+
+pub(crate) use self::{
+    snapshot::{RestoreFlags, SaveFlags, SnapshotCommand},
+    store::StoreFlags,
+};
 
 /// The Kubernetes control plane in one process: API server, scheduler and controllers over an embedded store.
 #[derive(Debug, Parser)]
@@ -18,7 +25,7 @@ pub(crate) struct Cli {
     pub(crate) controller_manager: ControllerManagerFlags,
 }
 
-/// One part alone.
+/// One part alone, or a tool.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Only the API server.
@@ -32,6 +39,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         flags: ControllerManagerFlags,
     },
+    /// Saves, restores and examines all that the API server stores.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
 }
 
 #[derive(Debug, Args)]
@@ -43,27 +53,8 @@ pub(crate) struct ClientFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApiServerFlags {
-    /// Where the embedded store keeps its file (in DIR/store).
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/orlop")]
-    pub(crate) data_dir: PathBuf,
-    /// The client URLs of an etcd cluster (3.4 or newer) to use instead of the embedded store.
-    #[arg(long, value_name = "URL[,URL]", value_delimiter = ',')]
-    pub(crate) etcd_servers: Vec<String>,
-    /// The certificates that etcd's are checked against.
-    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
-    pub(crate) etcd_cafile: Option<PathBuf>,
-    /// The certificate shown to etcd.
-    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_keyfile"])]
-    pub(crate) etcd_certfile: Option<PathBuf>,
-    /// The key of the certificate shown to etcd.
-    #[arg(long, value_name = "FILE", requires_all = ["etcd_servers", "etcd_certfile"])]
-    pub(crate) etcd_keyfile: Option<PathBuf>,
-    /// What all keys in etcd begin with.
-    #[arg(long, value_name = "PREFIX", default_value = "/registry")]
-    pub(crate) etcd_prefix: String,
-    /// How often etcd's history is compacted, such as 5m; 0 leaves that to others.
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
-    pub(crate) etcd_compaction_interval: Duration,
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
     /// The address to listen on.
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     pub(crate) bind_address: IpAddr,
@@ -121,30 +112,6 @@ pub(crate) struct ApiServerFlags {
 }
 
 impl ApiServerFlags {
-    /// How to reach etcd, if that is the store.
-    pub(crate) fn etcd(&self) -> anyhow::Result<Option<EtcdOptions>> {
-        if self.etcd_servers.is_empty() {
-            return Ok(None);
-        }
-        let secure = self.etcd_servers.iter().find(|url| url.starts_with("https://"));
-        let client_files = self.etcd_certfile.clone().zip(self.etcd_keyfile.clone());
-        let tls = match (&self.etcd_cafile, secure) {
-            (Some(ca_file), _) => Some(EtcdTls {
-                ca_file: ca_file.clone(),
-                client_files,
-            }),
-            (None, Some(url)) => bail!("--etcd-servers {url} needs --etcd-cafile"),
-            (None, None) => None,
-        };
-        let interval = self.etcd_compaction_interval;
-        Ok(Some(EtcdOptions {
-            tls,
-            prefix: self.etcd_prefix.clone(),
-            compaction_interval: (!interval.is_zero()).then_some(interval),
-            ..EtcdOptions::new(self.etcd_servers.clone())
-        }))
-    }
-
     pub(crate) fn config(&self) -> apiserver::Config {
         apiserver::Config {
             bind_address: self.bind_address,
@@ -267,36 +234,6 @@ mod tests {
         for text in ["", "40", "s", "4x", "-1s", "99999999999999999999h"] {
             assert!(duration(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn etcd_flags() {
-        let parse =
-            |flags: &str| Cli::try_parse_from(["control-plane"].into_iter().chain(flags.split_whitespace()));
-        let options = |flags: &str| parse(flags).unwrap().apiserver.etcd();
-        assert!(options("").unwrap().is_none());
-        let plain = options("--etcd-servers http://a:2379,http://b:2379")
-            .unwrap()
-            .unwrap();
-        assert_eq!(plain.endpoints, ["http://a:2379", "http://b:2379"]);
-        assert_eq!(
-            (plain.prefix.as_str(), plain.compaction_interval),
-            ("/registry", Some(Duration::from_secs(300)))
-        );
-        let never = options("--etcd-servers http://a:2379 --etcd-compaction-interval 0 --etcd-prefix /x");
-        let never = never.unwrap().unwrap();
-        assert_eq!((never.prefix.as_str(), never.compaction_interval), ("/x", None));
-        let error = options("--etcd-servers https://a:2379").unwrap_err().to_string();
-        assert!(error.contains("--etcd-cafile"), "{error}");
-        let files = "--etcd-cafile ca --etcd-certfile cert --etcd-keyfile key";
-        let tls = options(&format!("--etcd-servers https://a:2379 {files}"))
-            .unwrap()
-            .unwrap()
-            .tls
-            .unwrap();
-        assert_eq!(tls.client_files, Some(("cert".into(), "key".into())));
-        assert!(parse(files).is_err(), "files without servers");
-        assert!(parse("--etcd-servers https://a --etcd-cafile ca --etcd-certfile cert").is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Flags to configuration to wiring: the whole control plane in one process, or one part of it alone.
 
 mod flags;
+mod snapshot;
 
 use std::{path::Path, sync::Arc};
 
@@ -72,6 +73,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
                 async { controllers::run(client(&flags).await?, controllers.config(&[])?).await };
             unless_stopped(controllers).await.map(|_| ())
         }
+        Some(Command::Snapshot(command)) => unless_stopped(snapshot::run(command)).await.map(|_| ()),
     }
 }
 
@@ -114,14 +116,16 @@ async fn everything(
 }
 
 async fn start(flags: &ApiServerFlags) -> anyhow::Result<Server> {
-    if let Some(options) = flags.etcd()? {
+    if let Some(options) = flags.store.etcd()? {
         let store = Etcd::connect(options).await.context("--etcd-servers")?;
         return Ok(Server::new(flags.config(), Arc::new(store)).await?);
     }
-    let dir = flags.data_dir.join("store");
+    let dir = flags.store.embedded_dir();
     let store = Embedded::open(EmbeddedOptions::new(&dir))
-        .with_context(|| format!("--data-dir {}", flags.data_dir.display()))?;
-    Ok(Server::new(flags.config(), Arc::new(store)).await?)
+        .with_context(|| format!("--data-dir {}", flags.store.data_dir.display()))?;
+    let store = Arc::new(store);
+    snapshot::offer(&store, &dir);
+    Ok(Server::new(flags.config(), store).await?)
 }
 
 /// Serves until a signal says to stop and the last answers are given.
