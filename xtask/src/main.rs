@@ -9,6 +9,7 @@ mod down;
 mod images;
 mod kernel_test;
 mod setup;
+mod soak;
 mod test;
 #[cfg(test)]
 mod tidy;
@@ -38,6 +39,9 @@ enum Task {
     Test(test::Options),
     /// Measures the promised numbers on an isolated cluster.
     Bench(bench::Options),
+    /// Runs random clients under faults for a long time and checks everything they were told.
+    #[command(subcommand)]
+    Soak(soak::Subject),
     /// Compiles the eBPF programs to the object that proxy-ebpf embeds.
     BuildEbpf {
         /// Compare with the committed object instead of replacing it.
@@ -72,6 +76,7 @@ fn run(task: Task) -> Result<()> {
             .and_then(|()| clients::install()),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Soak(subject) => soak::run(&subject),
         Task::BuildEbpf { check } => build_ebpf::run(check),
         Task::KernelTest(options) => kernel_test::run(&options),
         Task::Clients => clients::install(),

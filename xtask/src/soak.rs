@@ -1,0 +1,65 @@
+//! `cargo xtask soak`: long runs of random clients under faults. Short ones of the same kind are among the tests; these are
+//! for whoever changed something that they guard, and for a night.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::{build, setup};
+
+/// What is run.
+#[derive(Subcommand)]
+pub(crate) enum Subject {
+    /// Both stores, the embedded one under power cuts, the etcd one while its members are killed; every history is checked
+    /// for linearizability and for what watches promise.
+    Store(Store),
+    /// The control plane's HTTPS API, checked likewise, while its process is killed by SIGKILL again and again.
+    ControlPlane(ControlPlane),
+}
+
+#[derive(Args)]
+pub(crate) struct Store {
+    /// For how long, in minutes.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// The first run's seed; each run after that has the next number.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ControlPlane {
+    /// How many writes are acknowledged.
+    #[arg(long, default_value_t = 100_000)]
+    writes: usize,
+    /// What random choices follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+pub(crate) fn run(subject: &Subject) -> Result<()> {
+    setup::for_build()?;
+    setup::for_tests()?;
+    match subject {
+        Subject::Store(options) => soak(&[
+            "store".to_owned(),
+            format!("--minutes={}", options.minutes),
+            format!("--seed={}", options.seed),
+        ]),
+        Subject::ControlPlane(options) => {
+            let program = build::programs()?.join("control-plane");
+            soak(&[
+                "control-plane".to_owned(),
+                format!("--program={}", program.display()),
+                format!("--writes={}", options.writes),
+                format!("--seed={}", options.seed),
+            ])
+        }
+    }
+}
+
+/// Runs the crate of that name, optimised like what it examines.
+fn soak(arguments: &[String]) -> Result<()> {
+    let mut command = vec!["run", "--quiet", "--release", "-p", "soak", "--"];
+    command.extend(arguments.iter().map(String::as_str));
+    build::cargo(&command)
+}
