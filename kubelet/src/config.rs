@@ -1,6 +1,7 @@
 //! Flags and KubeletConfiguration, checked into one value. Every mistake is reported, each under its own name.
 
 mod file;
+pub(crate) mod fuzzing;
 
 use std::{
     collections::BTreeMap,

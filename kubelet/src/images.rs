@@ -4,6 +4,7 @@
 //! arrives. What the last pulls of a pod came to is kept in memory only: a restarted kubelet tries again at once.
 
 mod auth;
+pub(crate) mod fuzzing;
 mod name;
 
 use std::{

@@ -18,6 +18,8 @@ pub mod context;
 pub mod env;
 pub mod error;
 pub mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod images;
 pub mod node;
 pub mod pod;

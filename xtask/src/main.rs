@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod clients;
 mod down;
+mod fuzz;
 mod images;
 mod kernel_test;
 mod setup;
@@ -50,6 +51,8 @@ enum Task {
     },
     /// Boots Debian's kernels 5.10, 6.1 and 6.12 and runs the eBPF programs and their tests on them.
     KernelTest(kernel_test::Options),
+    /// Lets libFuzzer search for inputs that break decoders and patch engines, and keeps what it finds worth keeping.
+    Fuzz(fuzz::Options),
     /// Installs the clients whose sessions the tests play: kubectl, Helm, the Python and the JavaScript client.
     Clients,
     /// Makes the OCI archives of the pause image, the test image and our own programs.
@@ -79,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         Task::Soak(subject) => soak::run(&subject),
         Task::BuildEbpf { check } => build_ebpf::run(check),
         Task::KernelTest(options) => kernel_test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Clients => clients::install(),
         Task::Images => images(),
     }

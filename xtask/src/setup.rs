@@ -114,6 +114,13 @@ const KERNEL_TEST_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What compiles libFuzzer.
+const FUZZ_TOOLS: &[Tool] = &[Tool {
+    program: "c++",
+    package: "g++",
+    why: "compiles libFuzzer",
+}];
+
 /// The package managers of the clients that the tests play sessions of.
 const CLIENT_TOOLS: &[Tool] = &[
     Tool {
@@ -141,6 +148,11 @@ pub(crate) fn for_tests() -> Result<()> {
 /// Installs what booting other kernels needs.
 pub(crate) fn for_kernel_test() -> Result<()> {
     install(KERNEL_TEST_TOOLS)
+}
+
+/// Installs what building libFuzzer needs.
+pub(crate) fn for_fuzz() -> Result<()> {
+    install(FUZZ_TOOLS)
 }
 
 /// Installs what installing clients needs.

@@ -14,6 +14,8 @@ mod body;
 mod bootstrap;
 mod context;
 mod documents;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handlers;
 mod health;
 mod internal;

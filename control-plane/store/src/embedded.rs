@@ -9,6 +9,7 @@
 
 mod backup;
 mod compaction;
+pub(crate) mod fuzzing;
 mod layout;
 mod reader;
 mod transaction;

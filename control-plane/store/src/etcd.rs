@@ -13,6 +13,7 @@ mod api;
 mod backup;
 mod compactor;
 mod follower;
+pub(crate) mod fuzzing;
 mod keyspace;
 mod leases;
 mod members;

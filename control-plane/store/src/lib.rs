@@ -11,6 +11,8 @@
 mod embedded;
 mod error;
 mod etcd;
+#[doc(hidden)]
+pub mod fuzzing;
 mod snapshot;
 #[cfg(test)]
 mod testsuite;

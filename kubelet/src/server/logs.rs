@@ -1,6 +1,7 @@
 //! Container logs: which container's, which part of them, and following them as they are written.
 
 mod decoder;
+pub(crate) mod fuzzing;
 mod file;
 
 use std::path::PathBuf;

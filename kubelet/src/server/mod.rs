@@ -5,8 +5,9 @@
 //! the files that containerd writes, and streams are relayed, byte for byte, to containerd's streaming server.
 
 mod authorizer;
+pub(crate) mod fuzzing;
 mod handler;
-mod logs;
+pub(crate) mod logs;
 mod query;
 mod relay;
 mod route;

@@ -48,35 +48,34 @@ pub(crate) struct VerifyingKey {
 impl SigningKey {
     /// Reads the first private key of a PEM file.
     pub(crate) fn from_pem(pem: &[u8]) -> Result<Self, Error> {
-        let random = SystemRandom::new();
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
             let (kind, der) = section.map_err(|_| Error::NoKey)?;
-            let pair = match kind {
-                SectionKind::PrivateKey => {
-                    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
-                }
-                SectionKind::EcPrivateKey => {
-                    let (private, public) = sec1(&der).ok_or(Error::BadKey)?;
-                    EcdsaKeyPair::from_private_key_and_public_key(
-                        &ECDSA_P256_SHA256_FIXED_SIGNING,
-                        private,
-                        public,
-                        &random,
-                    )
-                }
-                _ => continue,
+            if matches!(kind, SectionKind::PrivateKey | SectionKind::EcPrivateKey) {
+                return Self::from_der(kind, &der);
             }
-            .map_err(|_| Error::BadKey)?;
-            let id = key_id(pair.public_key().as_ref());
-            let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"ES256","kid":"{id}"}}"#));
-            return Ok(SigningKey { pair, header, random });
         }
         Err(Error::NoKey)
     }
 
+    /// Reads a section with a private key.
+    fn from_der(kind: SectionKind, der: &[u8]) -> Result<Self, Error> {
+        let random = SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = if kind == SectionKind::EcPrivateKey {
+            let (private, public) = sec1(der).ok_or(Error::BadKey)?;
+            EcdsaKeyPair::from_private_key_and_public_key(algorithm, private, public, &random)
+        } else {
+            EcdsaKeyPair::from_pkcs8(algorithm, der, &random)
+        };
+        let pair = pair.map_err(|_| Error::BadKey)?;
+        let id = key_id(pair.public_key().as_ref());
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"ES256","kid":"{id}"}}"#));
+        Ok(SigningKey { pair, header, random })
+    }
+
     /// The key that verifies what this one signs.
     pub(crate) fn verifying_key(&self) -> VerifyingKey {
-        VerifyingKey::new(self.pair.public_key().as_ref())
+        VerifyingKey::of(self.pair.public_key().as_ref())
     }
 
     /// A compact token with these claims.
@@ -91,11 +90,19 @@ impl SigningKey {
 }
 
 impl VerifyingKey {
-    fn new(point: &[u8]) -> Self {
+    fn of(point: &[u8]) -> Self {
         VerifyingKey {
             point: point.to_vec(),
             id: key_id(point),
         }
+    }
+
+    /// The key at a point that was read: the mark of an uncompressed one and two coordinates.
+    fn new(point: &[u8]) -> Result<Self, Error> {
+        if point.len() != POINT_BYTES || point[0] != 4 {
+            return Err(Error::BadKey);
+        }
+        Ok(Self::of(point))
     }
 
     /// Reads every key of a PEM file, public or private.
@@ -106,10 +113,10 @@ impl VerifyingKey {
             match kind {
                 SectionKind::PublicKey => {
                     let point = der.strip_prefix(SPKI_P256).ok_or(Error::BadKey)?;
-                    keys.push(Self::new(point));
+                    keys.push(Self::new(point)?);
                 }
-                SectionKind::EcPrivateKey => keys.push(Self::new(sec1(&der).ok_or(Error::BadKey)?.1)),
-                SectionKind::PrivateKey => keys.push(SigningKey::from_pem(pem)?.verifying_key()),
+                SectionKind::EcPrivateKey => keys.push(Self::new(sec1(&der).ok_or(Error::BadKey)?.1)?),
+                SectionKind::PrivateKey => keys.push(SigningKey::from_der(kind, &der)?.verifying_key()),
                 _ => {}
             }
         }
@@ -161,6 +168,9 @@ fn decode_json(part: &str) -> Result<Value, Error> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| Error::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| Error::Malformed)
 }
+
+/// An uncompressed point of P-256: its mark, x and y.
+const POINT_BYTES: usize = 65;
 
 /// Everything of a P-256 SubjectPublicKeyInfo that stands before its uncompressed point.
 const SPKI_P256: &[u8] = &[
@@ -238,6 +248,35 @@ AwEHoUQDQgAEAAAA
             format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n").as_bytes(),
         )
         .unwrap()
+    }
+
+    fn section(label: &str, der: &[u8]) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+    }
+
+    /// A point that was cut short was taken, and publishing it panicked.
+    #[test]
+    fn a_public_key_is_a_whole_point() {
+        let point = key().verifying_key().point;
+        for cut in [0, 1, 33, 64] {
+            let der = [SPKI_P256, &point[..cut]].concat();
+            let read = VerifyingKey::all_from_pem(section("PUBLIC KEY", &der).as_bytes());
+            assert!(matches!(read, Err(Error::BadKey)), "{cut} bytes");
+        }
+    }
+
+    #[test]
+    fn every_private_key_of_a_file_is_read() {
+        let file: String = (0..2)
+            .map(|_| {
+                let random = SystemRandom::new();
+                let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+                section("PRIVATE KEY", key.as_ref())
+            })
+            .collect();
+        let keys = VerifyingKey::all_from_pem(file.as_bytes()).unwrap();
+        assert!(keys.len() == 2 && keys[0].id != keys[1].id);
     }
 
     #[test]

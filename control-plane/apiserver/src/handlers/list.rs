@@ -295,7 +295,7 @@ fn token(prefix: &str, after: &str, rv: i64) -> String {
 }
 
 /// The revision and the last key of a token.
-fn decode_token(text: &str, prefix: &str) -> Result<(i64, String), Status> {
+pub(crate) fn decode_token(text: &str, prefix: &str) -> Result<(i64, String), Status> {
     let invalid = |why: &str| status::bad_request(format!("continue key is not valid: {why}"));
     let bytes = URL_SAFE_NO_PAD
         .decode(text.trim_end_matches('='))

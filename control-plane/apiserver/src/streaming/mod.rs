@@ -17,6 +17,8 @@ use hyper::body::Incoming;
 
 pub(crate) use self::kubelet::KubeletClient;
 pub(crate) use self::proxy::proxy;
+pub(crate) use self::spdy::{Decoder, Frame};
+pub(crate) use self::translator::{Streams, run as translate};
 use crate::{
     body::{Body, BoxError, RequestBody, empty_request_body},
     context::Context,

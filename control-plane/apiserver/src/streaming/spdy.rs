@@ -23,7 +23,7 @@ const FLAG_FIN: u8 = 1;
 
 /// What a peer sent, reduced to what streams act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     /// The peer accepted a stream.
     Reply { stream: u32, fin: bool },
     /// A part of a stream.
@@ -40,7 +40,7 @@ pub(super) enum Frame {
 
 /// Why a connection cannot go on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// A frame is larger than any honest one.
     #[error("SPDY frame of {0} bytes is too large")]
     TooLarge(usize),
@@ -57,18 +57,18 @@ pub(super) enum Error {
 
 /// Turns bytes into frames.
 #[derive(Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     buffer: BytesMut,
 }
 
 impl Decoder {
     /// Where the next bytes of the connection go.
-    pub(super) fn buffer(&mut self) -> &mut BytesMut {
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
     /// The next complete frame.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
         let Some((head, _)) = self.buffer.split_first_chunk::<8>() else {
             return Ok(None);
         };

@@ -33,11 +33,11 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// Which streams the client asked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams {
-    pub(super) stdin: bool,
-    pub(super) stdout: bool,
-    pub(super) stderr: bool,
-    pub(super) tty: bool,
+pub(crate) struct Streams {
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+    pub(crate) tty: bool,
 }
 
 impl Streams {
@@ -60,7 +60,7 @@ impl Streams {
 }
 
 /// Runs until the command has ended or either side is gone.
-pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     client: WebSocketStream<S>,
     kubelet: impl AsyncRead + AsyncWrite + Send + 'static,
     streams: Streams,

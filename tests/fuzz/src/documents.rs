@@ -1,0 +1,51 @@
+//! How targets that need several documents find them in one input: a byte chooses a kind, a byte has flags, and bytes 0
+//! separate the documents.
+
+use std::sync::LazyLock;
+
+use api::registry::{Registry, Resource};
+use serde_json::Value;
+
+pub(crate) static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
+
+/// Kinds with all sorts of lists, maps and unions; the first byte counts them.
+const KINDS: [(&str, &str, &str); 8] = [
+    ("", "v1", "pods"),
+    ("", "v1", "services"),
+    ("", "v1", "configmaps"),
+    ("apps", "v1", "deployments"),
+    ("batch", "v1", "jobs"),
+    ("networking.k8s.io", "v1", "ingresses"),
+    ("rbac.authorization.k8s.io", "v1", "clusterroles"),
+    ("", "v1", "nodes"),
+];
+
+/// An input, taken apart.
+pub(crate) struct Input<'a> {
+    pub(crate) resource: &'static Resource,
+    pub(crate) flags: u8,
+    documents: Vec<&'a [u8]>,
+}
+
+impl<'a> Input<'a> {
+    /// `None` when the two bytes are missing.
+    pub(crate) fn new(data: &'a [u8]) -> Option<Input<'a>> {
+        let ([kind, flags], documents) = data.split_first_chunk::<2>()?;
+        let (group, version, plural) = KINDS[usize::from(*kind) % KINDS.len()];
+        Some(Input {
+            resource: REGISTRY.find(group, version, plural)?,
+            flags: *flags,
+            documents: documents.split(|byte| *byte == 0).collect(),
+        })
+    }
+
+    /// A document's bytes; nothing when there are not so many.
+    pub(crate) fn bytes(&self, number: usize) -> &'a [u8] {
+        self.documents.get(number).copied().unwrap_or_default()
+    }
+
+    /// A document as JSON.
+    pub(crate) fn json(&self, number: usize) -> Option<Value> {
+        serde_json::from_slice(self.bytes(number)).ok()
+    }
+}
