@@ -130,6 +130,15 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
+impl ServicePort {
+    /// The frontends that are cluster IPs.
+    pub fn cluster_ips(&self) -> impl Iterator<Item = &FrontendAddress> {
+        self.frontends
+            .iter()
+            .filter(|address| !self.external.contains(address))
+    }
+}
+
 impl ObjectName {
     /// The namespace.
     pub fn namespace(&self) -> &str {

@@ -18,6 +18,8 @@ use proxy_ebpf_common::LAYOUT_VERSION;
 use thiserror::Error;
 use tracing::info;
 
+use crate::tc;
+
 /// Where the BPF file system is mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -36,6 +38,8 @@ pub enum PinError {
         "--bpf-dir {path} is not on a BPF file system: use a folder below {BPFFS}, or mount one there (mount -t bpf bpf {path})"
     )]
     NotBpffs { path: PathBuf },
+    #[error("take the programs from the devices")]
+    Devices(#[source] io::Error),
     #[error("access {path}")]
     Access { path: PathBuf, source: io::Error },
     #[error("another proxy-ebpf works with --bpf-dir {path}: stop it first")]
@@ -130,7 +134,7 @@ pub fn is_in_use(bpf_dir: &Path) -> Result<bool, PinError> {
 }
 
 /// Removes everything that any version of the agent has pinned: programs are detached, tables are gone. Returns the number
-/// of pins.
+/// of pins and filters.
 pub fn remove(bpf_dir: &Path) -> Result<usize, PinError> {
     if !bpf_dir.exists() {
         return Ok(0);
@@ -141,8 +145,8 @@ pub fn remove(bpf_dir: &Path) -> Result<usize, PinError> {
         });
     }
     let _lock = lock(bpf_dir)?;
-    // Links first: no program should see its maps vanish.
-    let mut removed = 0;
+    // Links first: no program should see its maps vanish. Where the kernel has none for devices there are filters.
+    let mut removed = tc::detach_all().map_err(PinError::Devices)?;
     for kind in ["links", "maps", GROWING] {
         for version in entries(bpf_dir)?.into_iter().filter(|path| is_version(path)) {
             let dir = version.join(kind);

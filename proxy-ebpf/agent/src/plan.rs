@@ -216,11 +216,13 @@ impl Tables {
             }
         }
         let mut idle = BTreeSet::new();
+        let ports = changes.iter().flat_map(|change| &change.ports);
+        let cluster_ips = ports.flat_map(ServicePort::cluster_ips).copied().collect();
         // Two ports that shared an id must not go on sharing its slots.
         let mut taken = HashSet::new();
         for Change { service, ports, .. } in changes {
             for port in ports {
-                self.plan_port(&service, port, &mut taken, &mut idle, &mut plan);
+                self.plan_port(&service, port, &cluster_ips, &mut taken, &mut idle, &mut plan);
             }
         }
         for address in released {
@@ -291,23 +293,30 @@ impl Tables {
         &mut self,
         owner: &ObjectName,
         port: ServicePort,
+        cluster_ips: &HashSet<FrontendAddress>,
         taken: &mut HashSet<ServiceId>,
         idle: &mut BTreeSet<BackendId>,
         plan: &mut Plan,
     ) {
+        self.take_back(&port, plan);
         let (frontends, conflicts): (Vec<_>, Vec<_>) = port.frontends.into_iter().partition(|address| {
-            self.frontends
+            let is_free = self
+                .frontends
                 .get(address)
-                .is_none_or(|frontend| frontend.owner.is_none())
+                .is_none_or(|frontend| frontend.owner.is_none());
+            is_free && !(port.external.contains(address) && cluster_ips.contains(address))
         });
         plan.conflicts
             .extend(conflicts.into_iter().map(|address| (owner.clone(), address)));
         if frontends.is_empty() {
             return;
         }
-        let known = frontends
-            .iter()
-            .filter_map(|address| Some(self.frontends.get(address)?.value.service));
+        // What was another kind of address was, or is, another Service's, which keeps its id.
+        let known = frontends.iter().filter_map(|address| {
+            let old = self.frontends.get(address)?.value;
+            let is_same_kind = old.flags.contains(FrontendFlags::EXTERNAL) == port.external.contains(address);
+            is_same_kind.then_some(old.service)
+        });
         let id = known
             .into_iter()
             .find(|id| !taken.contains(id))
@@ -359,6 +368,25 @@ impl Tables {
             plan.put_frontends.push((address, value));
         }
         self.owned.entry(owner.clone()).or_default().extend(frontends);
+    }
+
+    /// Frees what a cluster IP of this port has in common with another Service's external addresses: whoever may write
+    /// externalIPs must not take over a Service of somebody else by naming its address.
+    fn take_back(&mut self, port: &ServicePort, plan: &mut Plan) {
+        for address in port.cluster_ips() {
+            let Some(frontend) = self.frontends.get_mut(address) else {
+                continue;
+            };
+            if !frontend.value.flags.contains(FrontendFlags::EXTERNAL) {
+                continue;
+            }
+            if let Some(owner) = frontend.owner.take() {
+                if let Some(owned) = self.owned.get_mut(&owner) {
+                    owned.retain(|other| other != address);
+                }
+                plan.conflicts.push((owner, *address));
+            }
+        }
     }
 
     /// Gives every wanted backend a slot, moving as few as possible, and returns their number.

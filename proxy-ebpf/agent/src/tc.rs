@@ -114,6 +114,17 @@ pub(crate) fn detach(ifindex: u32, direction: Direction) -> io::Result<bool> {
     }
 }
 
+/// Takes our programs from all devices. Returns their number.
+pub fn detach_all() -> io::Result<usize> {
+    let mut removed = 0;
+    for interface in nix::net::if_::if_nameindex()?.iter() {
+        for direction in [Direction::Ingress, Direction::Egress] {
+            removed += usize::from(detach(interface.index(), direction)?);
+        }
+    }
+    Ok(removed)
+}
+
 /// `tcm_info` of a filter: its priority and the protocol of the packets that it sees.
 fn info() -> u32 {
     u32::from(PRIORITY) << 16 | u32::from(ALL_PROTOCOLS.to_be())

@@ -22,7 +22,6 @@
 mod balance;
 mod connect;
 mod conntrack;
-mod error;
 mod family;
 mod forward;
 mod fragments;
@@ -43,3 +42,5 @@ pub(crate) use report::refused_call;
 /// The next program in line sees the packet, then the kernel.
 const CONTINUE: i32 = -1;
 const DROP: i32 = 2;
+/// Not for the kernel: the packet has a translation, which is yet to be applied.
+const TRANSLATE: i32 = i32::MIN;

@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use proxy_ebpf_common::{
-    Address, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, DropReason, Frontend, FrontendFlags,
-    FrontendKey, Port, Protocol, ReverseSk, ReverseSkKey, ServiceId, SlotKey,
+    Address, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, DropReason, Frontend,
+    FrontendFlags, FrontendKey, Port, Protocol, ReverseSk, ReverseSkKey, ServiceId, SlotKey,
 };
 
 use crate::{

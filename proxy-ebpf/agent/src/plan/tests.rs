@@ -503,6 +503,53 @@ fn plan_an_address_that_is_taken_stays_with_its_owner() {
     assert_eq!(plan.put_frontends.len(), 1);
 }
 
+/// CVE-2020-8554: whoever may write externalIPs names the address of somebody else's Service.
+#[test]
+fn plan_a_cluster_ip_wins_over_an_external_one() {
+    let rival = || {
+        let mut port = port(&["10.96.0.1:80", "10.96.0.2:80"], &["10.0.0.9:1"]);
+        port.external = vec![address("10.96.0.1:80").into()];
+        service("a-rival", &[port])
+    };
+    let conflict = (
+        ObjectName::new("default", "a-rival"),
+        address("10.96.0.1:80").into(),
+    );
+    let owner_of = |tables: &Tables| {
+        let frontend = &tables.frontends[&address("10.96.0.1:80").into()];
+        frontend.owner.clone().map(|owner| owner.to_string())
+    };
+    // Before the rival, after it, and together with it, in whatever order.
+    let mut before = Tables::default();
+    before.plan_all(vec![web(&["10.0.0.1:1"])]);
+    assert_eq!(before.plan(vec![rival()]).conflicts, [conflict.clone()]);
+    let mut after = Tables::default();
+    after.plan_all(vec![rival()]);
+    assert_eq!(
+        owner_of(&after).as_deref(),
+        Some("default/a-rival"),
+        "nobody else wants it"
+    );
+    let plan = after.plan(vec![web(&["10.0.0.1:1"])]);
+    assert_eq!(plan.conflicts, [conflict.clone()]);
+    assert_eq!(
+        plan.put_frontends.len(),
+        1,
+        "the rival's own address is not touched: {plan:?}"
+    );
+    let mut together = Tables::default();
+    assert_eq!(
+        together.plan_all(vec![rival(), web(&["10.0.0.1:1"])]).conflicts,
+        [conflict]
+    );
+    for tables in [&before, &after, &together] {
+        assert_eq!(owner_of(tables).as_deref(), Some("default/web"));
+    }
+    // A restart finds everything in its place.
+    let mut restarted = Tables::new(together.entries());
+    assert!(restarted.plan_all(vec![rival(), web(&["10.0.0.1:1"])]).is_empty());
+}
+
 #[test]
 fn plan_one_address_leads_elsewhere_for_clients_from_outside() {
     let from_outside = FrontendAddress {

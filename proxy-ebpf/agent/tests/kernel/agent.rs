@@ -182,10 +182,16 @@ fn node_half(dir: &Path) {
 }
 
 /// A running `proxy-ebpf`.
-struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
     fn start(api: &Api, dir: &Path) -> Self {
+        let cgroup = std::env::var_os(CGROUP).expect("the parent names the cgroup");
+        Self::start_in(api, dir, Path::new(&cgroup))
+    }
+
+    /// Starts one that translates the sockets of a cgroup.
+    pub(crate) fn start_in(api: &Api, dir: &Path, cgroup: &Path) -> Self {
         let kubeconfig = dir.join("kubeconfig");
         fs::write(&kubeconfig, api.kubeconfig()).expect("write the kubeconfig");
         let flag = |name: &str, path: PathBuf| format!("--{name}={}", path.display());
@@ -193,12 +199,7 @@ impl Agent {
             &flag("kubeconfig", kubeconfig),
             &flag("cni-conf-dir", dir.join("net.d")),
             &flag("cni-data-dir", dir.join("data")),
-            &flag(
-                "cgroup-path",
-                std::env::var_os(CGROUP)
-                    .expect("the parent names the cgroup")
-                    .into(),
-            ),
+            &flag("cgroup-path", cgroup.to_owned()),
             "--hostname-override=node1",
             &format!("--healthz-bind-address={HEALTH}"),
             &format!("--metrics-bind-address={METRICS}"),
@@ -206,7 +207,7 @@ impl Agent {
         Self(command.spawn().expect("start proxy-ebpf"))
     }
 
-    fn command(arguments: &[&str]) -> Command {
+    pub(crate) fn command(arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-ebpf"));
         command
             .args(arguments)
@@ -216,15 +217,21 @@ impl Agent {
     }
 
     /// Returns once /healthz answers with this status.
-    fn wait_for_health(&self, status: &str) {
+    pub(crate) fn wait_for_health(&self, status: &str) {
         wait(&format!("/healthz answers {status}"), || {
             get(HEALTH, "/healthz")
                 .is_some_and(|answer| answer.lines().next().is_some_and(|line| line.contains(status)))
         });
     }
 
+    /// Ends the agent as the kernel does.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().expect("send SIGKILL");
+        self.0.wait().expect("wait for proxy-ebpf");
+    }
+
     /// Ends the agent as an init system does.
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM).expect("send SIGTERM");
         let status = self.0.wait().expect("wait for proxy-ebpf");
         assert!(status.success(), "{status}");
@@ -271,7 +278,7 @@ pub(crate) fn ip(arguments: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn node(name: &str, cidrs: &[&str], addresses: &[&str]) -> Value {
+pub(crate) fn node(name: &str, cidrs: &[&str], addresses: &[&str]) -> Value {
     let addresses: Vec<_> = addresses
         .iter()
         .map(|address| json!({ "type": "InternalIP", "address": address }))

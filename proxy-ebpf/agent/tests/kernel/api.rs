@@ -1,4 +1,4 @@
-//! An API server of three resources, scripted by the test: lists and watches of what it is told, nothing else.
+//! An API server of four resources, scripted by the test: lists and watches of what it is told, nothing else.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -26,10 +26,11 @@ struct State {
     watches: Vec<&'static str>,
 }
 
-const RESOURCES: [(&str, &str); 3] = [
+const RESOURCES: [(&str, &str); 4] = [
     ("/api/v1/services", "services"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "endpointslices"),
     ("/api/v1/nodes", "nodes"),
+    ("/api/v1/pods", "pods"),
 ];
 
 impl Api {

@@ -58,6 +58,7 @@ pub(crate) fn run(scenario: &str) {
         "busy" => busy(),
         "agent" => crate::agent::run(),
         "packets" => crate::packets::run(),
+        "traffic" => crate::traffic::run(),
         unknown => panic!("there is no scenario {unknown}"),
     }
 }

@@ -7,8 +7,10 @@ mod agent;
 mod api;
 mod client;
 mod model;
+mod network;
 mod packets;
 mod sandbox;
+mod traffic;
 
 use std::{
     net::IpAddr,
@@ -208,6 +210,12 @@ fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
 fn packets_are_translated_as_the_model_says() {
     let sandbox = Sandbox::bare("packets");
     sandbox.run("packets");
+}
+
+#[test]
+fn traffic_reaches_services_by_packets_and_goes_on_without_the_agent() {
+    let sandbox = Sandbox::bare("traffic");
+    sandbox.run("traffic");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proxy_ebpf_common::{
 };
 
 use super::{
-    CONTINUE, balance,
+    CONTINUE, TRANSLATE, balance,
     conntrack::{has_ports, open},
     family::PacketFamily,
     forward,
@@ -18,7 +18,7 @@ use super::{
     skb::Skb,
 };
 
-/// Sends the first packet of a connection to a backend of `frontend`, or says why not.
+/// Opens a connection to a backend of `frontend`. The result is [`TRANSLATE`], or what becomes of the packet instead.
 #[inline(never)]
 pub(crate) fn to_service<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     let protocol = scratch.protocol();
@@ -54,7 +54,7 @@ pub(crate) fn to_service<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
         return drop::<F>(skb, scratch, reason);
     }
     translated::<F>(skb, scratch, EventKind::NEW);
-    forward::translated::<F>(skb, scratch)
+    TRANSLATE
 }
 
 /// Answers for a Service without backends.
@@ -125,7 +125,7 @@ fn address_at<F: PacketFamily>(ifindex: u32) -> Result<F::Address, DropReason> {
     Ok(address)
 }
 
-/// Gives what a pod sends to the world the node's address.
+/// Opens a connection from the node's address for what a pod sends to the world. The result is that of [`to_service`].
 #[inline(never)]
 pub(crate) fn masquerade<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     // SAFETY: no preallocation, so elements are freed only after this program has run.
@@ -159,7 +159,7 @@ pub(crate) fn masquerade<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
         return drop::<F>(skb, scratch, reason);
     }
     translated::<F>(skb, scratch, EventKind::NEW);
-    forward::translated::<F>(skb, scratch)
+    TRANSLATE
 }
 
 #[inline(always)]

@@ -30,49 +30,84 @@ struct Macs {
     source: [u8; 6],
 }
 
+/// Where a translated packet goes.
+enum Exit {
+    /// Nowhere yet: it is translated by a later hook.
+    Later,
+    /// On its way, as if nothing had happened.
+    Stack,
+    /// To a pod of this node.
+    Pod(LocalPod),
+    /// The way that [`find_way`] has found.
+    Way,
+}
+
 /// Translates the packet as `entry` says and sends it on.
 #[inline(never)]
 pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
-    let destination = scratch.entry.destination;
-    let flags = scratch.entry.flags;
-    let hook = scratch.packet.hook;
-    let arrives = hook == Hook::NODE_INGRESS || hook == Hook::POD_EGRESS;
-    let reroutes = hook == Hook::NODE_EGRESS
-        && flags.contains(ConntrackFlags::REROUTE)
-        && !flags.contains(ConntrackFlags::REPLY);
-    // A Service outside the cluster: the pod's own device still has to make the Service of its backend.
-    let by_device = flags.contains(ConntrackFlags::MASQUERADE.union(ConntrackFlags::REPLY));
-
-    if arrives || reroutes {
-        // SAFETY: no preallocation, so elements are freed only after this program has run.
-        if let Some(pod) = unsafe { F::local_pods().get(&destination) } {
-            if scratch.packet.ttl <= 1 {
-                return drop::<F>(skb, scratch, DropReason::TtlExceeded);
-            }
-            if apply::<F>(skb, scratch).is_err() || F::decrement_ttl(skb, &scratch.packet).is_err() {
-                return drop::<F>(skb, scratch, DropReason::Rewrite);
-            }
-            return to_pod::<F>(skb, scratch, pod, arrives && !by_device);
-        }
-    }
-    let from_node = flags.from_node() && (scratch.packet.inner == 0 || replaces_outer_source::<F>(scratch));
-    if (arrives && from_node) || reroutes {
-        find_way::<F>(skb, scratch, scratch.entry.source);
-        match scratch.way.kind {
-            WayKind::Uplink | WayKind::Other if scratch.packet.ttl > 1 => return to_way::<F>(skb, scratch),
-            WayKind::TooBig if hook != Hook::POD_EGRESS => return reject::too_big::<F>(skb, scratch),
-            WayKind::Uplink | WayKind::Other if hook != Hook::POD_EGRESS => {
-                return drop::<F>(skb, scratch, DropReason::TtlExceeded);
-            }
-            // What a pod sends is translated once the node's own routing has found it a way out.
-            _ if hook == Hook::POD_EGRESS => return CONTINUE,
-            _ => return drop::<F>(skb, scratch, DropReason::NoRoute),
-        }
-    }
+    let exit = match exit::<F>(skb, scratch) {
+        Ok(Exit::Later) => return CONTINUE,
+        Ok(exit) => exit,
+        Err(DropReason::TooBig) => return reject::too_big::<F>(skb, scratch),
+        Err(reason) => return drop::<F>(skb, scratch, reason),
+    };
     if apply::<F>(skb, scratch).is_err() {
         return drop::<F>(skb, scratch, DropReason::Rewrite);
     }
-    CONTINUE
+    if !matches!(exit, Exit::Stack) && F::decrement_ttl(skb, &scratch.packet).is_err() {
+        return drop::<F>(skb, scratch, DropReason::Rewrite);
+    }
+    match exit {
+        Exit::Pod(pod) => {
+            // Of a Service outside the cluster the pod's own device still has to make the Service of its backend.
+            let is_masqueraded = ConntrackFlags::MASQUERADE.union(ConntrackFlags::REPLY);
+            let past_veth = arrives(scratch.packet.hook) && !scratch.entry.flags.contains(is_masqueraded);
+            to_pod::<F>(skb, scratch, &pod, past_veth)
+        }
+        Exit::Way => to_neighbour(scratch.way.ifindex, &mut scratch.way.next_hop),
+        _ => CONTINUE,
+    }
+}
+
+#[inline(always)]
+fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<Exit, DropReason> {
+    let flags = scratch.entry.flags;
+    let hook = scratch.packet.hook;
+    let reroutes = hook == Hook::NODE_EGRESS
+        && flags.contains(ConntrackFlags::REROUTE)
+        && !flags.contains(ConntrackFlags::REPLY);
+    if !arrives(hook) && !reroutes {
+        return Ok(Exit::Stack);
+    }
+    let is_last_hop = scratch.packet.ttl <= 1;
+    // SAFETY: no preallocation, so elements are freed only after this program has run.
+    if let Some(pod) = unsafe { F::local_pods().get(&scratch.entry.destination) } {
+        return if is_last_hop {
+            Err(DropReason::TtlExceeded)
+        } else {
+            Ok(Exit::Pod(*pod))
+        };
+    }
+    let from_node = flags.from_node() && (scratch.packet.inner == 0 || replaces_outer_source::<F>(scratch));
+    if !from_node && !reroutes {
+        return Ok(Exit::Stack);
+    }
+    find_way::<F>(skb, scratch, scratch.entry.source);
+    // What a pod sends can still be translated once the node's own routing has found it a way out.
+    let later = hook == Hook::POD_EGRESS;
+    match scratch.way.kind {
+        WayKind::Uplink | WayKind::Other if !is_last_hop => Ok(Exit::Way),
+        _ if later => Ok(Exit::Later),
+        WayKind::Uplink | WayKind::Other => Err(DropReason::TtlExceeded),
+        WayKind::TooBig => Err(DropReason::TooBig),
+        WayKind::Stack | WayKind::None => Err(DropReason::NoRoute),
+    }
+}
+
+/// Whether packets that this hook sees have not been routed yet.
+#[inline(always)]
+fn arrives(hook: Hook) -> bool {
+    hook == Hook::NODE_INGRESS || hook == Hook::POD_EGRESS
 }
 
 /// Sends a packet of a pod that is not translated straight to another pod of this node.
@@ -109,15 +144,6 @@ pub(crate) fn to_pod<F: PacketFamily>(
     } else {
         to_device(pod.ifindex)
     }
-}
-
-/// Translates the packet and sends it the way that was found.
-#[inline(always)]
-fn to_way<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
-    if apply::<F>(skb, scratch).is_err() || F::decrement_ttl(skb, &scratch.packet).is_err() {
-        return drop::<F>(skb, scratch, DropReason::Rewrite);
-    }
-    to_neighbour(scratch.way.ifindex, &mut scratch.way.next_hop)
 }
 
 #[inline(always)]

@@ -4,9 +4,8 @@ use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use proxy_ebpf_common::{DropReason, Hook};
 
 use super::{
-    CONTINUE, balance, connect,
+    CONTINUE, TRANSLATE, balance, connect,
     conntrack::track,
-    error::translate_error,
     family::{PacketFamily, Parsed},
     forward,
     fragments::ports_of_fragment,
@@ -53,25 +52,30 @@ fn see(skb: *mut __sk_buff, hook: Hook) -> i32 {
 #[inline(always)]
 fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Hook) -> i32 {
     scratch.packet.hook = hook;
-    match parse::<F>(skb, &mut scratch.packet) {
-        Parsed::Packet => {}
-        Parsed::Error => return translate_error::<F>(skb, scratch),
+    let is_error = match parse::<F>(skb, &mut scratch.packet) {
+        Parsed::Packet => false,
+        Parsed::Error => true,
         Parsed::Other => return CONTINUE,
         Parsed::UnknownFragment => return ports_of_fragment::<F>(skb, scratch),
         Parsed::Malformed => return drop::<F>(skb, scratch, DropReason::Malformed),
+    };
+    // The translation is at one place in each program: the verifier looks at it anew for every way that leads there.
+    if !track::<F>(scratch) {
+        if is_error || hook == Hook::POD_INGRESS {
+            return CONTINUE;
+        }
+        let opened = if balance::find::<F>(scratch) {
+            connect::to_service::<F>(skb, scratch)
+        } else {
+            match hook {
+                Hook::POD_EGRESS => return forward::to_local_pod::<F>(skb, scratch),
+                Hook::NODE_EGRESS => connect::masquerade::<F>(skb, scratch),
+                _ => return CONTINUE,
+            }
+        };
+        if opened != TRANSLATE {
+            return opened;
+        }
     }
-    if track::<F>(scratch) {
-        return forward::translated::<F>(skb, scratch);
-    }
-    if hook == Hook::POD_INGRESS {
-        return CONTINUE;
-    }
-    if balance::find::<F>(scratch) {
-        return connect::to_service::<F>(skb, scratch);
-    }
-    match hook {
-        Hook::POD_EGRESS => forward::to_local_pod::<F>(skb, scratch),
-        Hook::NODE_EGRESS => connect::masquerade::<F>(skb, scratch),
-        _ => CONTINUE,
-    }
+    forward::translated::<F>(skb, scratch)
 }

@@ -1,0 +1,218 @@
+//! Network namespaces joined by veths: an outside client, two nodes and their pods, without any way out.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    path::Path,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// No call takes longer unless something is broken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// What `Talk::transfer` sends.
+pub(crate) const BULK: usize = 4 << 20;
+/// Larger than any packet here: it travels in fragments.
+pub(crate) const LARGE_DATAGRAM: usize = 4000;
+
+/// A network namespace. It goes with the last clone, its devices with it.
+#[derive(Clone)]
+pub(crate) struct Namespace(Arc<File>);
+
+impl Namespace {
+    /// An empty one, with its loopback up.
+    pub(crate) fn new() -> Self {
+        let file = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace; these tests need root");
+            File::open("/proc/thread-self/ns/net").expect("open the namespace")
+        });
+        let namespace = Self(Arc::new(file.join().expect("the thread ends well")));
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// That of this process.
+    pub(crate) fn own() -> Self {
+        Self(Arc::new(
+            File::open("/proc/self/ns/net").expect("open the namespace"),
+        ))
+    }
+
+    /// Does something inside, on a thread of its own.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.enter();
+                work()
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn enter(&self) {
+        setns(&*self.0, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+    }
+
+    #[track_caller]
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        let output = self.run(|| {
+            Command::new("ip")
+                .args(arguments.split(' '))
+                .output()
+                .expect("run ip, of iproute2")
+        });
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {arguments}: {error}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub(crate) fn set(&self, setting: &str, value: &str) {
+        self.run(|| {
+            std::fs::write(Path::new("/proc/sys/net").join(setting), value).expect("change a setting")
+        });
+    }
+
+    /// What `ip` calls it.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    /// Joins a device `eth0` here to a device `name` there.
+    pub(crate) fn join(&self, other: &Self, name: &str) {
+        let path = self.path();
+        other.ip(&format!("link add {name} type veth peer name eth0 netns {path}"));
+        other.ip(&format!("link set {name} up"));
+        self.ip("link set eth0 up");
+    }
+
+    /// Servers of both protocols that say who they are and whom they see, and send back what they get.
+    pub(crate) fn serve(&self, name: &'static str, port: u16) {
+        let namespace = self.clone();
+        let (tcp, udp) = self.run(move || {
+            let any = SocketAddr::new("::".parse().expect("an address"), port);
+            (
+                TcpListener::bind(any).expect("listen"),
+                UdpSocket::bind(any).expect("bind"),
+            )
+        });
+        drop(namespace);
+        thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                thread::spawn(move || answer(name, stream));
+            }
+        });
+        thread::spawn(move || {
+            let mut buffer = vec![0; 2 * LARGE_DATAGRAM];
+            while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+                let mut reply = greeting(name, peer).into_bytes();
+                reply.extend(&buffer[..length]);
+                let _ = udp.send_to(&reply, peer);
+            }
+        });
+    }
+
+    /// Connects, and returns who answered and the address that it has seen.
+    pub(crate) fn connect(&self, address: &str) -> io::Result<Seen> {
+        Ok(self.open(address)?.0)
+    }
+
+    /// Connects and stays connected.
+    pub(crate) fn open(&self, address: &str) -> io::Result<(Seen, Talk)> {
+        let address: SocketAddr = address.parse().expect("an address");
+        self.run(|| {
+            let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            assert_eq!(stream.peer_addr()?, address);
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                line.push(byte[0]);
+            }
+            Ok((Seen::parse(&line), Talk(stream)))
+        })
+    }
+
+    /// Sends a datagram from a socket that is connected, so that errors reach it, and returns the same.
+    pub(crate) fn ask(&self, address: &str, length: usize) -> io::Result<Seen> {
+        let address: SocketAddr = address.parse().expect("an address");
+        self.run(|| {
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any)?;
+            socket.set_read_timeout(Some(TIMEOUT))?;
+            socket.connect(address)?;
+            let sent: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            socket.send(&sent)?;
+            let mut buffer = vec![0; 2 * LARGE_DATAGRAM];
+            let received = socket.recv(&mut buffer)?;
+            let end = buffer.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
+            assert_eq!(&buffer[end..received], &sent, "datagrams must come back whole");
+            Ok(Seen::parse(&buffer[..end]))
+        })
+    }
+}
+
+/// Who answered, and the address that it has seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Seen {
+    pub(crate) server: String,
+    pub(crate) client: IpAddr,
+}
+
+impl Seen {
+    fn parse(line: &[u8]) -> Self {
+        let line = String::from_utf8_lossy(line);
+        let (server, client) = line.trim().split_once(' ').expect("a greeting");
+        Self {
+            server: server.to_owned(),
+            client: client.parse().expect("an address"),
+        }
+    }
+}
+
+/// An open connection.
+pub(crate) struct Talk(TcpStream);
+
+impl Talk {
+    /// Sends something and waits for it to come back.
+    pub(crate) fn echo(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.write_all(data)?;
+        let mut back = vec![0; data.len()];
+        self.0.read_exact(&mut back)?;
+        assert_eq!(back, data);
+        Ok(())
+    }
+
+    /// Sends much, while it comes back.
+    pub(crate) fn transfer(self) -> io::Result<()> {
+        let sent: Vec<u8> = (0..BULK).map(|index| (index * 7 >> 5) as u8).collect();
+        let mut writer = self.0.try_clone()?;
+        let mut reader = self.0;
+        thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&sent));
+            let mut back = vec![0; BULK];
+            reader.read_exact(&mut back)?;
+            assert!(back == sent, "what comes back must be what was sent");
+            Ok(())
+        })
+    }
+}
+
+fn greeting(name: &str, peer: SocketAddr) -> String {
+    format!("{name} {}\n", peer.ip().to_canonical())
+}
+
+fn answer(name: &str, mut stream: TcpStream) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    stream.write_all(greeting(name, peer).as_bytes())?;
+    let mut reader = stream.try_clone()?;
+    io::copy(&mut reader, &mut stream).map(drop)
+}

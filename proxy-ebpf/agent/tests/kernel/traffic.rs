@@ -1,0 +1,353 @@
+//! Real traffic over the packet path: an agent on one node, an outside client, pods on it and on another node.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    agent::{Agent, node, wait},
+    api::Api,
+    network::{LARGE_DATAGRAM, Namespace, Seen},
+    sandbox::CGROUP,
+};
+
+/// An address of each family.
+type Both = [&'static str; 2];
+
+const CLIENT: Both = ["172.31.0.99", "fd00:31::99"];
+const NODE1: Both = ["172.31.0.11", "fd00:31::11"];
+const NODE2: Both = ["172.31.0.12", "fd00:31::12"];
+const POD_A: Both = ["10.244.0.5", "fd00:10:244::5"];
+const POD_B: Both = ["10.244.0.6", "fd00:10:244::6"];
+const POD_C: Both = ["10.244.1.5", "fd00:10:244:1::5"];
+const CLUSTER_IP: Both = ["10.96.0.20", "fd00:10:96::20"];
+const EXTERNAL_IP: Both = ["198.51.100.7", "fd00:51::7"];
+const NODE_PORT: u16 = 30090;
+const TARGET: u16 = 8080;
+const SERVER: u16 = 9090;
+
+struct Stage {
+    client: Namespace,
+    pod_a: Namespace,
+    api: Api,
+    _others: Vec<Namespace>,
+}
+
+/// A cgroup that nobody is in: no socket is translated.
+struct Nobody(PathBuf);
+
+impl Nobody {
+    fn make() -> Self {
+        let parent = std::env::var_os(CGROUP).expect("the parent names the cgroup");
+        let path = Path::new(&parent).join("nobody");
+        fs::create_dir(&path).expect("make a cgroup");
+        Self(path)
+    }
+}
+
+impl Drop for Nobody {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+impl Stage {
+    fn set() -> Self {
+        let (lan, node1, node2) = (Namespace::new(), Namespace::own(), Namespace::new());
+        let client = Namespace::new();
+        lan.ip("link add br0 type bridge");
+        lan.ip("link set br0 up");
+        for (namespace, port, addresses) in [
+            (&client, "port0", CLIENT),
+            (&node1, "port1", NODE1),
+            (&node2, "port2", NODE2),
+        ] {
+            namespace.join(&lan, port);
+            lan.ip(&format!("link set {port} master br0"));
+            let [v4, v6] = addresses;
+            namespace.ip(&format!("address add {v4}/24 dev eth0"));
+            namespace.ip(&format!("address add {v6}/64 dev eth0 nodad"));
+        }
+        for (node, other, v4, v6) in [
+            (&node1, NODE2, "10.244.1.0/24", "fd00:10:244:1::/64"),
+            (&node2, NODE1, "10.244.0.0/24", "fd00:10:244::/64"),
+        ] {
+            node.set("ipv4/ip_forward", "1");
+            node.set("ipv6/conf/all/forwarding", "1");
+            // Those of node1 are the agent's.
+            if other == NODE1 {
+                node.ip(&format!("route add {v4} via {}", other[0]));
+                node.ip(&format!("-6 route add {v6} via {}", other[1]));
+            }
+            // The way to the cluster IPs of whoever does not translate them.
+            node.ip(&format!("route add default via {}", CLIENT[0]));
+            node.ip(&format!("-6 route add default via {}", CLIENT[1]));
+        }
+        for (vip, by) in [(EXTERNAL_IP[0], NODE1[0]), (CLUSTER_IP[0], NODE1[0])] {
+            client.ip(&format!("route add {vip}/32 via {by}"));
+        }
+        client.ip(&format!("-6 route add {}/128 via {}", EXTERNAL_IP[1], NODE1[1]));
+        let pod_a = pod(&node1, "orla", POD_A);
+        let pod_b = pod(&node1, "orlb", POD_B);
+        let pod_c = pod(&node2, "orlc", POD_C);
+        for (namespace, name) in [(&pod_a, "a"), (&pod_b, "b"), (&pod_c, "c")] {
+            namespace.serve(name, TARGET);
+        }
+        client.serve("client", SERVER);
+        let api = Api::start();
+        api.put(
+            "nodes",
+            node("node1", &["10.244.0.0/24", "fd00:10:244::/64"], &NODE1),
+        );
+        api.put(
+            "nodes",
+            node("node2", &["10.244.1.0/24", "fd00:10:244:1::/64"], &NODE2),
+        );
+        let stage = Self {
+            client,
+            pod_a,
+            api,
+            _others: vec![lan, node2, pod_b, pod_c],
+        };
+        stage.api.put("services", service());
+        stage
+    }
+
+    /// Makes these pods the endpoints of the Service.
+    fn endpoints(&self, pods: &[Both]) {
+        for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+            let addresses: Vec<_> = pods.iter().map(|pod| pod[index]).collect();
+            self.api.put("endpointslices", slice(family, &addresses));
+        }
+    }
+
+    /// Returns once a client that connects reaches the server, or nobody.
+    fn wait_for(&self, address: &str, server: Option<&str>) {
+        wait(&format!("{address} leads to {server:?}"), || {
+            let seen = self.client.connect(address).ok().map(|seen| seen.server);
+            seen.as_deref() == server
+        });
+    }
+}
+
+/// A pod as `orlop-cni` wires it.
+fn pod(node: &Namespace, device: &str, [v4, v6]: Both) -> Namespace {
+    let pod = Namespace::new();
+    pod.join(node, device);
+    pod.ip("link set eth0 address 02:00:00:00:00:05");
+    node.ip(&format!("link set {device} address 02:00:00:00:00:01"));
+    node.set(&format!("ipv4/conf/{device}/rp_filter"), "0");
+    pod.ip(&format!("address add {v4}/32 dev eth0"));
+    pod.ip(&format!("address add {v6}/128 dev eth0 nodad"));
+    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
+        pod.ip(&format!(
+            "{family} neighbour add {gateway} lladdr 02:00:00:00:00:01 dev eth0"
+        ));
+        pod.ip(&format!(
+            "{family} route add default via {gateway} dev eth0 onlink"
+        ));
+    }
+    for (family, ip, bits) in [("-4", v4, 32), ("-6", v6, 128)] {
+        node.ip(&format!(
+            "{family} neighbour add {ip} lladdr 02:00:00:00:00:05 dev {device}"
+        ));
+        node.ip(&format!("{family} route add {ip}/{bits} dev {device}"));
+    }
+    pod
+}
+
+fn service() -> Value {
+    json!({
+        "metadata": { "name": "echo", "namespace": "default" },
+        "spec": {
+            "type": "NodePort",
+            "clusterIPs": CLUSTER_IP,
+            "externalIPs": EXTERNAL_IP,
+            "ports": [
+                { "name": "tcp", "port": 80, "nodePort": NODE_PORT },
+                { "name": "udp", "port": 80, "nodePort": NODE_PORT, "protocol": "UDP" },
+            ],
+        },
+    })
+}
+
+fn slice(family: &str, addresses: &[&str]) -> Value {
+    let endpoints = addresses
+        .iter()
+        .map(|address| json!({ "addresses": [address], "conditions": { "ready": true } }));
+    json!({
+        "metadata": {
+            "name": format!("echo-{}", family.to_lowercase()),
+            "namespace": "default",
+            "labels": { "kubernetes.io/service-name": "echo" },
+        },
+        "addressType": family,
+        "ports": [
+            { "name": "tcp", "port": TARGET, "protocol": "TCP" },
+            { "name": "udp", "port": TARGET, "protocol": "UDP" },
+        ],
+        "endpoints": endpoints.collect::<Vec<_>>(),
+    })
+}
+
+fn at(ip: &str, port: u16) -> String {
+    if ip.contains(':') {
+        format!("[{ip}]:{port}")
+    } else {
+        format!("{ip}:{port}")
+    }
+}
+
+fn seen(server: &str, client: &str) -> Seen {
+    Seen {
+        server: server.to_owned(),
+        client: client.parse().expect("an address"),
+    }
+}
+
+pub(crate) fn run() {
+    let dir = tempfile::tempdir().expect("make a folder");
+    let nobody = Nobody::make();
+    let stage = Stage::set();
+    stage.endpoints(&[POD_A]);
+    let agent = Agent::start_in(&stage.api, dir.path(), &nobody.0);
+    agent.wait_for_health("200");
+    for family in [0, 1] {
+        stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("a"));
+        from_outside(&stage, family, "a", CLIENT[family]);
+        to_the_world(&stage, family);
+    }
+    from_pods(&stage, POD_A, "a");
+    stage.endpoints(&[POD_B]);
+    stage.wait_for(&at(EXTERNAL_IP[0], 80), Some("b"));
+    stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
+    from_pods(&stage, POD_B, "b");
+    stage.endpoints(&[POD_C]);
+    for family in [0, 1] {
+        stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("c"));
+        from_outside(&stage, family, "c", NODE1[family]);
+    }
+    from_pods(&stage, POD_C, "c");
+    let agent = restarts(&stage, agent, dir.path(), &nobody.0);
+    nobody_is_there(&stage);
+    agent.stop();
+    let cleaned = Agent::command(&["cleanup"])
+        .status()
+        .expect("run proxy-ebpf cleanup");
+    assert!(cleaned.success());
+}
+
+/// A client in the world reaches `server`, which sees the client as `client`.
+fn from_outside(stage: &Stage, family: usize, server: &str, client: &str) {
+    let expected = seen(server, client);
+    for address in [at(EXTERNAL_IP[family], 80), at(NODE1[family], NODE_PORT)] {
+        let (seen, talk) = stage.client.open(&address).expect("connect");
+        assert_eq!(seen, expected, "{address}");
+        talk.transfer().expect("talk for long");
+        for length in [1, LARGE_DATAGRAM] {
+            let seen = stage.client.ask(&address, length).expect("send a datagram");
+            assert_eq!(seen, expected, "{length} bytes to {address}");
+        }
+    }
+}
+
+/// A pod reaches `server` by the cluster IP and by the others, with its own address unless that is the server's.
+fn from_pods(stage: &Stage, server: Both, name: &str) {
+    for family in [0, 1] {
+        for address in [
+            at(CLUSTER_IP[family], 80),
+            at(EXTERNAL_IP[family], 80),
+            at(NODE1[family], NODE_PORT),
+        ] {
+            let (seen, talk) = stage.pod_a.open(&address).expect("connect");
+            assert_eq!(seen.server, name, "{address}");
+            let hairpin = server == POD_A;
+            assert_eq!(
+                seen.client.to_string() == POD_A[family],
+                !hairpin,
+                "{seen:?} by {address}"
+            );
+            talk.transfer().expect("talk for long");
+            for length in [1, LARGE_DATAGRAM] {
+                let seen = stage.pod_a.ask(&address, length).expect("send a datagram");
+                assert_eq!(seen.server, name, "{length} bytes to {address}");
+            }
+        }
+    }
+}
+
+/// A pod talks to somebody outside the cluster, who has no route to pods.
+fn to_the_world(stage: &Stage, family: usize) {
+    let world = at(CLIENT[family], SERVER);
+    let (seen_by_world, talk) = stage.pod_a.open(&world).expect("connect to the world");
+    assert_eq!(seen_by_world, seen("client", NODE1[family]));
+    talk.transfer().expect("talk for long");
+    let seen_by_world = stage
+        .pod_a
+        .ask(&world, LARGE_DATAGRAM)
+        .expect("send to the world");
+    assert_eq!(seen_by_world, seen("client", NODE1[family]));
+}
+
+/// The agent is killed and comes back while clients go on.
+fn restarts(stage: &Stage, agent: Agent, dir: &Path, cgroup: &Path) -> Agent {
+    let address = at(NODE1[0], NODE_PORT);
+    let (_, mut long) = stage.client.open(&address).expect("connect");
+    let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                stage.client.connect(&address).expect("every connection is made");
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let progress = |what: &str| {
+            let before = made.load(Ordering::Relaxed);
+            wait(what, || {
+                made.load(Ordering::Relaxed) > before + 20 || clients.is_finished()
+            });
+        };
+        progress("clients connect");
+        agent.kill();
+        progress("clients connect without an agent");
+        long.echo(b"are you still there?")
+            .expect("the connection outlives the agent");
+        let agent = Agent::start_in(&stage.api, dir, cgroup);
+        agent.wait_for_health("200");
+        progress("clients connect with the next agent");
+        long.echo(b"still?").expect("the connection outlives the restart");
+        stop.store(true, Ordering::Relaxed);
+        clients.join().expect("no connection has failed");
+        agent
+    })
+}
+
+/// Without endpoints clients are told so at once.
+fn nobody_is_there(stage: &Stage) {
+    stage.endpoints(&[]);
+    for family in [0, 1] {
+        for address in [at(NODE1[family], NODE_PORT), at(EXTERNAL_IP[family], 80)] {
+            stage.wait_for(&address, None);
+            for namespace in [&stage.client, &stage.pod_a] {
+                let error = namespace.connect(&address).expect_err("nobody is there");
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused,
+                    "connect to {address}: {error}"
+                );
+                let error = namespace.ask(&address, 1).expect_err("nobody is there");
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::ConnectionRefused,
+                    "send to {address}: {error}"
+                );
+            }
+        }
+    }
+}
