@@ -43,15 +43,16 @@ pub(crate) fn build(out_dir: &Path) -> Result<Images> {
 }
 
 /// Writes an archive for each of our own programs, from the directory that they were built into. They carry the shared
-/// libraries of the machine that linked them: what runs is what was built.
+/// libraries of the machine that linked them: what runs is what was built. The network plugin has none, since it is copied out
+/// of its image onto nodes that may have others.
 pub(crate) fn programs(directory: &Path, out_dir: &Path) -> Result<Images> {
+    let mut proxy = program_image(directory, "proxy-ebpf")?;
+    let plugin = static_program("orlop-cni")?;
+    proxy.add("opt/cni/bin/orlop-cni", Entry::File(plugin, 0o755));
     let images = [
-        ("control-plane", program_image(directory, "control-plane", &[])?),
-        ("kubelet", program_image(directory, "kubelet", &[])?),
-        (
-            "proxy-ebpf",
-            program_image(directory, "proxy-ebpf", &["orlop-cni"])?,
-        ),
+        ("control-plane", program_image(directory, "control-plane")?),
+        ("kubelet", program_image(directory, "kubelet")?),
+        ("proxy-ebpf", proxy),
     ];
     write(out_dir, &images)
 }
@@ -74,21 +75,15 @@ fn write(out_dir: &Path, images: &[(&str, Image)]) -> Result<Images> {
     Ok(Images { archives })
 }
 
-/// The image `localhost/orlop/<name>:1`: the program at `/usr/bin`, plugins it installs at `/opt/cni/bin`, and their libraries.
-fn program_image(directory: &Path, name: &str, plugins: &[&str]) -> Result<Image> {
+/// The image `localhost/orlop/<name>:1`: the program at `/usr/bin`, and its libraries.
+fn program_image(directory: &Path, name: &str) -> Result<Image> {
     let mut image = Image::new(&format!("localhost/orlop/{name}:1"));
     let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
-    let folders = [name]
-        .into_iter()
-        .map(|name| ("usr/bin", name))
-        .chain(plugins.iter().map(|name| ("opt/cni/bin", *name)));
-    for (folder, file) in folders {
-        let path = directory.join(file);
-        image.add(&format!("{folder}/{file}"), Entry::File(read(&path)?, 0o755));
-        for library in libraries(&path)? {
-            let inside = library.trim_start_matches('/').to_owned();
-            image.add(&inside, Entry::File(read(Path::new(&library))?, 0o755));
-        }
+    let program = directory.join(name);
+    image.add(&format!("usr/bin/{name}"), Entry::File(read(&program)?, 0o755));
+    for library in libraries(&program)? {
+        let inside = library.trim_start_matches('/');
+        image.add(inside, Entry::File(read(Path::new(&library))?, 0o755));
     }
     image.entrypoint = vec![format!("/usr/bin/{name}")];
     Ok(image)

@@ -16,7 +16,7 @@ mod test;
 mod tidy;
 mod up;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -56,7 +56,11 @@ enum Task {
     /// Installs the clients whose sessions the tests play: kubectl, Helm, the Python and the JavaScript client.
     Clients,
     /// Makes the OCI archives of the pause image, the test image and our own programs.
-    Images,
+    Images {
+        /// Take the programs of this directory instead of building them.
+        #[arg(long)]
+        programs: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -84,16 +88,17 @@ fn run(task: Task) -> Result<()> {
         Task::KernelTest(options) => kernel_test::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Clients => clients::install(),
-        Task::Images => images(),
+        Task::Images { programs } => make_images(programs),
     }
 }
 
-fn images() -> Result<()> {
+fn make_images(programs: Option<PathBuf>) -> Result<()> {
     setup::for_build()?;
     let folder = build::target().join("images");
+    let programs = programs.map_or_else(build::programs, Ok)?;
     let made = [
         images::build(&folder)?,
-        images::programs(&build::programs()?, &folder.join("programs"))?,
+        images::programs(&programs, &folder.join("programs"))?,
     ];
     for archive in made.iter().flat_map(|images| &images.archives) {
         println!("{}", archive.display());
