@@ -170,12 +170,27 @@ impl WatchCache {
         loop {
             // Others may write to the same etcd: progress comes with and without events of ours.
             let batch = stream.advance(self.progress()).await?;
-            for event in &batch {
-                if let Some(cache) = self.resource_of(event.key()) {
-                    cache.apply(event);
-                }
+            for revision in batch.chunk_by(|one, next| one.revision() == next.revision()) {
+                self.apply(revision);
             }
             self.progress.send_replace(stream.delivered());
+        }
+    }
+
+    /// Applies the changes of one revision. In etcd several keys may share one: when a lease ends, or a transaction of
+    /// somebody else wrote them.
+    fn apply(&self, events: &[Arc<store::Event>]) {
+        let mut rest: Vec<_> = events
+            .iter()
+            .filter_map(|event| Some((self.resource_of(event.key())?, &**event)))
+            .collect();
+        while let Some((cache, _)) = rest.first() {
+            let cache = *cache;
+            let (its, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|(of, _)| Arc::ptr_eq(of, cache));
+            let its: Vec<_> = its.into_iter().map(|(_, event)| event).collect();
+            cache.apply(&its);
+            rest = others;
         }
     }
 

@@ -172,27 +172,50 @@ impl ResourceCache {
         (start, end)
     }
 
-    pub(super) fn apply(&self, event: &store::Event) {
-        let decoded = match event {
-            store::Event::Put { current, .. } => Object::from_store(&self.resource, &self.prefix, current),
-            store::Event::Delete { .. } => None,
-        };
-        self.counters.received.fetch_add(1, Ordering::Relaxed);
-        let current = decoded.map(Arc::new);
+    /// Applies all that one revision changed here, at once: whoever reads or starts a watch meanwhile finds all of it or
+    /// nothing. A watch that began between two events of its revision would take the second for known.
+    pub(super) fn apply(&self, events: &[&store::Event]) {
+        let decoded: Vec<_> = events.iter().map(|event| self.decode(event)).collect();
+        self.counters
+            .received
+            .fetch_add(events.len() as u64, Ordering::Relaxed);
         let mut watchers = self.watchers.lock();
-        let previous = {
+        let mut changes = Vec::with_capacity(events.len());
+        {
             let mut state = self.state.write();
-            state.last_change = event.revision();
-            match &current {
-                Some(object) => state.objects.insert(object.clone()),
-                None => state.objects.remove(event.key()),
+            for (event, current) in events.iter().zip(decoded) {
+                state.last_change = event.revision();
+                let previous = match &current {
+                    Some(object) => state.objects.insert(object.clone()),
+                    None => state.objects.remove(event.key()),
+                };
+                if current.is_some() || previous.is_some() {
+                    changes.push((event.revision(), current, previous));
+                }
             }
-        };
-        if watchers.is_empty() || (current.is_none() && previous.is_none()) {
+        }
+        if watchers.is_empty() {
             return;
         }
-        let event = Arc::new(Event::new(event.revision(), current, previous));
-        watchers.retain(|watcher| match watcher.offer(&event) {
+        for (revision, current, previous) in changes {
+            let event = Arc::new(Event::new(revision, current, previous));
+            watchers.retain(|watcher| self.hand_out(watcher, &event));
+        }
+    }
+
+    /// The object as the change left it.
+    fn decode(&self, event: &store::Event) -> Option<Arc<Object>> {
+        match event {
+            store::Event::Put { current, .. } => {
+                Object::from_store(&self.resource, &self.prefix, current).map(Arc::new)
+            }
+            store::Event::Delete { .. } => None,
+        }
+    }
+
+    /// Returns whether the watch goes on.
+    fn hand_out(&self, watcher: &Watcher, event: &Arc<Event>) -> bool {
+        match watcher.offer(event) {
             Offer::Passed => true,
             Offer::Taken => {
                 self.counters.dispatched.fetch_add(1, Ordering::Relaxed);
@@ -203,7 +226,7 @@ impl ResourceCache {
                 false
             }
             Offer::Gone => false,
-        });
+        }
     }
 
     /// An event read from the store's log instead of the live stream.
@@ -257,5 +280,57 @@ impl Watcher {
             },
             None => Offer::Passed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// Both objects are written by every revision, as by a transaction on etcd.
+    #[test]
+    fn a_revision_is_seen_whole_or_not_at_all() {
+        let registry = api::registry::Registry::builtin();
+        let resource = registry
+            .resources()
+            .find(|resource| &*resource.storage.prefix == "/registry/configmaps/");
+        let resource = resource.unwrap().clone();
+        let prefix: Arc<str> = "/registry/configmaps/".into();
+        let cache = ResourceCache::new(prefix, resource);
+        let put = |name: &str, revision| {
+            let object = format!(
+                r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"namespace":"a","name":"{name}"}}}}"#
+            );
+            store::Event::Put {
+                current: store::KeyValue {
+                    key: format!("/registry/configmaps/a/{name}").into(),
+                    value: object.into(),
+                    create_revision: 1,
+                    mod_revision: revision,
+                },
+                previous: None,
+            }
+        };
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for revision in 1..500 {
+                    let [one, two] = ["one", "two"].map(|name| put(name, revision));
+                    cache.apply(&[&one, &two]);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let found = cache.list(&Filter::default());
+                let revisions: Vec<_> = found.iter().map(|object| object.revision).collect();
+                assert!(
+                    revisions.is_empty() || revisions[0] == revisions[1],
+                    "{revisions:?}"
+                );
+            }
+        });
+        assert_eq!(cache.list(&Filter::default()).len(), 2);
     }
 }
