@@ -52,6 +52,15 @@ impl Cidr {
         self.first() | low_bits(self.width() - self.prefix)
     }
 
+    /// Whether an address is in the range.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let value = match address {
+            IpAddr::V4(ip) => u128::from(u32::from(ip)),
+            IpAddr::V6(ip) => u128::from(ip),
+        };
+        self.is_ipv6() == address.is_ipv6() && (self.first()..=self.last()).contains(&value)
+    }
+
     /// Whether the two ranges share an address.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {

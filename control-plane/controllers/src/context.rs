@@ -13,8 +13,8 @@ use tracing::Instrument as _;
 use crate::event::Recorder;
 use crate::informer::Informer;
 use crate::objects::{
-    ConfigMap, Deployment, EndpointSlice, Endpoints, Lease, Namespace, Node, Object, Pod, ReplicaSet,
-    ReplicationController, Service, ServiceAccount,
+    ConfigMap, Deployment, EndpointSlice, Endpoints, IpAddress, Lease, Namespace, Node, Object, Pod,
+    ReplicaSet, ReplicationController, Service, ServiceAccount, ServiceCidr,
 };
 use crate::queue::{Key, Queue};
 use crate::rest::{Error, Rest, Result, chain};
@@ -43,6 +43,8 @@ pub(crate) struct Informers {
     pub(crate) replication_controllers: Informer<ReplicationController>,
     pub(crate) service_accounts: Informer<ServiceAccount>,
     pub(crate) root_ca_config_maps: Informer<ConfigMap>,
+    pub(crate) service_cidrs: Informer<ServiceCidr>,
+    pub(crate) ip_addresses: Informer<IpAddress>,
 }
 
 /// Index of the informers with dependents: by the uid of the controller, or by [`orphans`] of the namespace.
@@ -86,6 +88,8 @@ impl Informers {
                 "fieldSelector=metadata.name%3Dkube-root-ca.crt",
                 &[],
             ),
+            service_cidrs: Informer::new(&[]),
+            ip_addresses: Informer::new(&[]),
         }
     }
 
@@ -109,7 +113,9 @@ impl Informers {
             replica_sets,
             replication_controllers,
             service_accounts,
-            root_ca_config_maps
+            root_ca_config_maps,
+            service_cidrs,
+            ip_addresses
         );
     }
 
@@ -128,6 +134,8 @@ impl Informers {
         self.replication_controllers.synced().await;
         self.service_accounts.synced().await;
         self.root_ca_config_maps.synced().await;
+        self.service_cidrs.synced().await;
+        self.ip_addresses.synced().await;
     }
 }
 

@@ -31,6 +31,7 @@ mod rest;
 mod root_ca;
 mod selector;
 mod service_account;
+mod service_cidr;
 mod taint_eviction;
 
 use std::sync::Arc;
@@ -108,6 +109,7 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(event_writer.run(rest.clone(), cancel.clone()));
     service_account::spawn(&context, &mut tasks);
+    service_cidr::spawn(&context, &mut tasks);
     deployment::spawn(&context, &mut tasks);
     endpoint_slice::spawn(&context, &mut tasks);
     endpoints::spawn(&context, &mut tasks);

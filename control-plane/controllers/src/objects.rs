@@ -7,6 +7,7 @@
 //! Nothing decoded into these types may be written back whole; see [`crate::rest`].
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -195,6 +196,22 @@ object!(
     true
 );
 object!(ConfigMap, "", "v1", "ConfigMap", "configmaps", true);
+object!(
+    ServiceCidr,
+    "networking.k8s.io",
+    "v1",
+    "ServiceCIDR",
+    "servicecidrs",
+    false
+);
+object!(
+    IpAddress,
+    "networking.k8s.io",
+    "v1",
+    "IPAddress",
+    "ipaddresses",
+    false
+);
 
 /// A Pod.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -441,6 +458,54 @@ pub(crate) struct ServiceAccount {
 pub(crate) struct ConfigMap {
     pub(crate) metadata: Meta,
     pub(crate) data: BTreeMap<String, String>,
+}
+
+/// A ServiceCIDR.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceCidr {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ServiceCidrSpec,
+    pub(crate) status: ServiceCidrStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceCidrSpec {
+    pub(crate) cidrs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceCidrStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// A condition as `meta/v1` has it, without what no controller reads.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Condition {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) reason: String,
+}
+
+/// An IPAddress: its name is the address.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct IpAddress {
+    pub(crate) metadata: Meta,
+}
+
+impl IpAddress {
+    /// The address, if the API server's allocator made it; others are nobody's business.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        let maker = self.metadata.labels.get("ipaddress.kubernetes.io/managed-by");
+        maker.filter(|maker| *maker == "ipallocator.k8s.io")?;
+        self.metadata.name.parse().ok()
+    }
 }
 
 /// A pod template as the JSON text that the API server sent.

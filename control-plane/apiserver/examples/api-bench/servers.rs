@@ -23,7 +23,11 @@ impl Servers {
     pub(crate) fn start(program: &Path, with_etcd: bool) -> Result<Self> {
         let directory = tempfile::tempdir_in(std::env::current_dir()?)?;
         let etcd = match with_etcd {
-            true => Some(EtcdServers::single(&directory.path().join("etcd"))?),
+            true => {
+                let below = directory.path().join("etcd");
+                std::fs::create_dir(&below)?;
+                Some(EtcdServers::single(&below)?)
+            }
             false => None,
         };
         let arguments: Vec<String> = etcd
