@@ -27,6 +27,7 @@ use crate::{
     devices::{DeviceSettings, Devices},
     health_checks::HealthChecks,
     healthz::Health,
+    host_ports::HostPorts,
     inspect::{drops, monitor},
     metrics::{Metrics, Sync},
     node::{self, NodeSettings},
@@ -125,7 +126,12 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     let mut network = node::Network::new(settings.node_name.clone(), settings.node);
 
     let started = SystemTime::now();
-    let mut events = events(client, settings.node_name.clone());
+    // With another network plugin, host ports are that plugin's.
+    let host_ports = network.is_ours();
+    if host_ports {
+        proxy.objects.expect_pods();
+    }
+    let mut events = events(client, settings.node_name.clone(), host_ports);
     loop {
         let retry = [
             proxy.retry,
@@ -151,6 +157,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
                     proxy.on_slice(event, trigger.filter(|trigger| *trigger >= started));
                 }
                 Watched::Node(event) => nodes.on_event(event, |_, _, _| nodes_changed = true),
+                Watched::Pod(event) => proxy.objects.on_pod(event),
             }
             next = events.next().now_or_never().flatten();
         }
@@ -159,6 +166,10 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
                 proxy.node_addresses = settings.node_port_addresses.of(nodes.current().values());
                 let node = nodes.current().get(&settings.node_name);
                 proxy.objects.set_zone(node.and_then(|node| node.zone.as_deref()));
+                let own = node
+                    .into_iter()
+                    .flat_map(|node| node.internal_ips.iter().chain(&node.external_ips));
+                proxy.objects.set_node_addresses(own.copied().collect());
                 health.set_leaving(node.is_some_and(|node| node.leaving));
             }
             proxy.reconcile();
@@ -373,11 +384,13 @@ enum Watched {
     /// With the time of the change that led to it, if it says so.
     EndpointSlice(Event<(ObjectName, Option<EndpointSlice>)>, Option<SystemTime>),
     Node(Event<(String, Option<node::Node>)>),
+    Pod(Event<(ObjectName, Option<HostPorts>)>),
 }
 
 /// All watches as one endless stream; their errors are logged and retried inside.
-fn events(client: Client, node_name: String) -> impl Stream<Item = Watched> + Unpin {
+fn events(client: Client, node_name: String, host_ports: bool) -> impl Stream<Item = Watched> + Unpin {
     let ours = watcher::Config::default().labels(LABEL_SELECTOR);
+    let own = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
     let services = watch(
         Api::<core::Service>::all(client.clone()),
         ours.clone(),
@@ -403,6 +416,18 @@ fn events(client: Client, node_name: String) -> impl Stream<Item = Watched> + Un
         });
         Watched::EndpointSlice(event, trigger)
     });
+    let pods = host_ports.then(|| {
+        watch(Api::<core::Pod>::all(client.clone()), own, "Pods").map(|event| {
+            Watched::Pod(reduce(event, |pod| {
+                // A name that no Service has, since a colon is in none.
+                let name = ObjectName::new(
+                    &pod.namespace().unwrap_or_default(),
+                    &format!("pod:{}", pod.name_any()),
+                );
+                (name, HostPorts::from_api(&pod))
+            }))
+        })
+    });
     let nodes = watch(
         Api::<core::Node>::all(client),
         watcher::Config::default(),
@@ -413,7 +438,8 @@ fn events(client: Client, node_name: String) -> impl Stream<Item = Watched> + Un
             (node.name_any(), Some(node::Node::from_api(&node)))
         }))
     });
-    stream::select_all([services.boxed_local(), slices.boxed_local(), nodes.boxed_local()])
+    let streams = [services.boxed_local(), slices.boxed_local(), nodes.boxed_local()];
+    stream::select_all(streams.into_iter().chain(pods.map(|pods| pods.boxed_local())))
 }
 
 fn watch<K>(api: Api<K>, config: watcher::Config, what: &'static str) -> impl Stream<Item = Event<K>>

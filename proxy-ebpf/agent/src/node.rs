@@ -180,6 +180,11 @@ impl Network {
         }
     }
 
+    /// Whether this agent is the network plugin's other half.
+    pub fn is_ours(&self) -> bool {
+        self.settings.cni_conf_dir.is_some()
+    }
+
     /// When to reconcile again although no Node changed.
     pub fn retry(&self) -> Option<Instant> {
         self.retry

@@ -4,22 +4,28 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
+    net::IpAddr,
 };
 
 use kube::runtime::watcher::Event;
 
 use crate::{
     desired::{EndpointSlice, ObjectName, Service, health_check, service_ports},
+    host_ports::HostPorts,
     plan::Change,
 };
 
-/// Services and EndpointSlices.
+/// Services and EndpointSlices, and the host ports of this node's pods, each of which is like a Service.
 #[derive(Debug, Default)]
 pub struct Objects {
     services: Collection<ObjectName, Service>,
     slices: Collection<ObjectName, EndpointSlice>,
     /// Names of the slices of each Service.
     slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// Host ports, by a name that no Service can have; `None`: nobody asked for them.
+    pods: Option<Collection<ObjectName, HostPorts>>,
+    /// Addresses of this node.
+    node_addresses: BTreeSet<IpAddr>,
     changed: BTreeSet<ObjectName>,
     /// The zone of this node.
     zone: Option<Box<str>>,
@@ -66,9 +72,31 @@ impl Objects {
         count
     }
 
-    /// Whether both watches have delivered a complete list once. Before that, nothing may be concluded from an absence.
+    /// Says that there will be a watch on Pods, whose list has to be complete too.
+    pub fn expect_pods(&mut self) {
+        self.pods.get_or_insert_default();
+    }
+
+    /// Takes in an event of the watch on this node's Pods.
+    pub fn on_pod(&mut self, event: Event<(ObjectName, Option<HostPorts>)>) {
+        let changed = &mut self.changed;
+        self.pods.get_or_insert_default().on_event(event, |name, _, _| {
+            changed.insert(name.clone());
+        });
+    }
+
+    /// Whether all watches have delivered a complete list once. Before that, nothing may be concluded from an absence.
     pub fn synced(&self) -> bool {
-        self.services.synced && self.slices.synced
+        self.services.synced && self.slices.synced && self.pods.as_ref().is_none_or(|pods| pods.synced)
+    }
+
+    /// Says which addresses this node has: host ports are open there.
+    pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        if self.node_addresses != addresses {
+            self.node_addresses = addresses;
+            let pods = self.pods.iter().flat_map(|pods| pods.current.keys());
+            self.changed.extend(pods.cloned());
+        }
     }
 
     /// Says which zone this node is in: endpoints that are meant for other zones may have to be left to them.
@@ -98,11 +126,19 @@ impl Objects {
     /// What every Service should look like.
     pub fn all(&mut self) -> Vec<Change> {
         self.changed.clear();
-        let names: BTreeSet<_> = self.services.current.keys().cloned().collect();
+        let pods = self.pods.iter().flat_map(|pods| pods.current.keys());
+        let names: BTreeSet<_> = self.services.current.keys().chain(pods).cloned().collect();
         names.into_iter().map(|name| self.change(name)).collect()
     }
 
     fn change(&self, service: ObjectName) -> Change {
+        if let Some(pod) = self.pods.as_ref().and_then(|pods| pods.current.get(&service)) {
+            return Change {
+                ports: pod.service_ports(&self.node_addresses),
+                health_check: None,
+                service,
+            };
+        }
         let Some(spec) = self.services.current.get(&service) else {
             return Change {
                 service,
