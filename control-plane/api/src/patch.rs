@@ -48,6 +48,25 @@ pub fn merge_patch(object: &Value, patch: &Value) -> Value {
     out
 }
 
+/// A value as Go prints it with `%v`, which is how upstream's messages show patches: `map[a:1 b:[x y]]`.
+pub fn shown(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(shown).collect())),
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.iter().collect();
+            members.sort_by_key(|(key, _)| *key);
+            let members = members
+                .into_iter()
+                .map(|(key, value)| format!("{key}:{}", shown(value)));
+            format!("map[{}]", joined(members.collect()))
+        }
+        other => other.to_string(),
+    }
+}
+
 /// 422: the patch is well-formed but does not fit the object.
 fn rejected(why: impl Into<String>) -> Status {
     status::unprocessable(why)

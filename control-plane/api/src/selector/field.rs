@@ -30,9 +30,8 @@ impl FieldSelector {
             let (field, equal, value) = split_operator(term).ok_or_else(|| {
                 status::bad_request(format!("invalid selector: '{text}'; can't understand '{term}'"))
             })?;
-            let value = unescape(value).ok_or_else(|| {
-                status::bad_request(format!("invalid field selector: invalid value: '{value}'"))
-            })?;
+            let value = unescape(value)
+                .map_err(|why| status::bad_request(format!("invalid field selector: {why}")))?;
             requirements.push(FieldRequirement {
                 field: field.to_string(),
                 equal,
@@ -121,17 +120,24 @@ fn split_operator(term: &str) -> Option<(&str, bool, &str)> {
         .find_map(|(op, equal)| rest.strip_prefix(op).map(|value| (field, equal, value)))
 }
 
-fn unescape(value: &str) -> Option<String> {
+fn unescape(value: &str) -> std::result::Result<String, String> {
     let mut out = String::with_capacity(value.len());
     let mut chars = value.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.push(chars.next().filter(|c| matches!(c, '\\' | ',' | '='))?),
-            '=' | ',' => return None,
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let other = other.map(String::from).unwrap_or_default();
+                    return Err(format!("invalid escape sequence: \\{other}"));
+                }
+            },
+            // Upstream tells the character by its number.
+            '=' | ',' => return Err(format!("unescaped character in value: {}", u32::from(c))),
             c => out.push(c),
         }
     }
-    Some(out)
+    Ok(out)
 }
 
 #[cfg(test)]

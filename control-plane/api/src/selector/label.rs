@@ -156,14 +156,22 @@ impl LabelRequirement {
                 );
             }
             LabelOp::Exists | LabelOp::DoesNotExist if !values.is_empty() => {
-                return Err(
-                    "values: Invalid value: values set must be empty for exists and does not exist".into(),
-                );
+                let values = Value::from(values);
+                return Err(format!(
+                    "values: Invalid value: {values}: values set must be empty for exists and does not exist"
+                ));
             }
-            LabelOp::Gt | LabelOp::Lt if values.iter().any(|v| v.parse::<i64>().is_err()) => {
-                return Err(
-                    "values: Invalid value: for 'Gt', 'Lt' operators, the value must be an integer".into(),
-                );
+            LabelOp::Gt | LabelOp::Lt => {
+                if let Some((i, value)) = values
+                    .iter()
+                    .enumerate()
+                    .find(|(_, v)| v.parse::<i64>().is_err())
+                {
+                    return Err(format!(
+                        "values[{i}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
+                        status::quote(value)
+                    ));
+                }
             }
             _ => {}
         }
@@ -319,19 +327,23 @@ impl<'a> Parser<'a> {
         }
         let mut values = Vec::new();
         let mut value = String::new();
+        let mut expected = "',', ')' or identifier";
         loop {
             match self.next() {
-                Some(Token::Word(word)) if value.is_empty() => value = word.to_string(),
-                Some(Token::Sign(",")) => values.push(std::mem::take(&mut value)),
+                Some(Token::Word(word)) if value.is_empty() => {
+                    value = word.to_string();
+                    expected = "',' or ')'";
+                }
+                Some(Token::Sign(",")) => {
+                    values.push(std::mem::take(&mut value));
+                    expected = "',', or identifier";
+                }
                 Some(Token::Sign(")")) => {
                     values.push(value);
                     return Ok(values);
                 }
                 other => {
-                    return Err(format!(
-                        "found '{}', expected: ',', ')' or identifier",
-                        shown(other)
-                    ));
+                    return Err(format!("found '{}', expected: {expected}", shown(other)));
                 }
             }
         }

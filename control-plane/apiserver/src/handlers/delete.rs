@@ -36,6 +36,7 @@ const CONFLICT_ATTEMPTS: usize = 30;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct DeleteOptions {
+    kind: Option<String>,
     grace_period_seconds: Option<i64>,
     preconditions: Option<Preconditions>,
     orphan_dependents: Option<bool>,
@@ -61,9 +62,8 @@ pub(super) struct Outcome {
 pub(super) async fn delete(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
     let options = options(context, body).await?;
     let outcome = delete_object(context, &options).await?;
-    let waits = options.orphan_dependents == Some(false)
-        || options.propagation_policy.as_deref() == Some("Foreground");
-    let code = if !outcome.gone && waits {
+    // Upstream says so only to those who ask in the old way, for fear of breaking others.
+    let code = if !outcome.gone && options.orphan_dependents == Some(false) {
         StatusCode::ACCEPTED
     } else {
         StatusCode::OK
@@ -175,8 +175,14 @@ impl DeleteOptions {
         if let Some(policy) = &self.propagation_policy
             && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
         {
-            let supported = "supported values: \"Background\", \"Foreground\", \"Orphan\"";
+            let supported = r#"supported values: "Foreground", "Background", "Orphan", "nil""#;
             return invalid(ErrorKind::NotSupported, &status::quote(policy), supported);
+        }
+        if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != "DeleteOptions") {
+            return Err(status::bad_request(format!(
+                "the body of a deletion is DeleteOptions, not {}",
+                status::quote(kind)
+            )));
         }
         self.dry_run()?;
         Ok(())

@@ -9,7 +9,7 @@ use api::{
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use store::{ListOptions, Revision};
 
 use crate::{
@@ -97,7 +97,7 @@ pub(super) fn filter(context: &Context) -> Result<Filter, Status> {
         let field = requirement.field.as_str();
         let common = field == "metadata.name" || field == "metadata.namespace";
         if !common && !context.resource.strategy.is_selectable(field) {
-            return Err(status::bad_request(format!("field label not supported: {field}")));
+            return Err(unselectable(context, field));
         }
     }
     let version = (!is_stored_version(&context.resource)).then(|| context.resource.clone());
@@ -112,7 +112,26 @@ pub(super) fn filter(context: &Context) -> Result<Filter, Status> {
     })
 }
 
+/// Kinds with selectable fields of their own refuse others in other words than kinds without.
+fn unselectable(context: &Context, field: &str) -> Status {
+    let has_own = !context
+        .resource
+        .strategy
+        .selectable_fields(&Value::Null)
+        .is_empty();
+    status::bad_request(if has_own {
+        format!("field label not supported: {field}")
+    } else {
+        let field = status::quote(field);
+        format!(r#"{field} is not a known field selector: only "metadata.name", "metadata.namespace""#)
+    })
+}
+
+/// How many objects a page has; 0 is all. Whoever takes any state gets all of it, as from upstream's watch cache.
 fn limit(context: &Context) -> Result<usize, Status> {
+    if context.query("resourceVersion") == "0" && context.query("continue").is_empty() {
+        return Ok(0);
+    }
     match context.query("limit") {
         "" => Ok(0),
         text => text
@@ -132,7 +151,8 @@ fn read_at(context: &Context, limit: usize) -> Result<(ReadAt, Option<String>), 
     let revision = context.query("resourceVersion");
     let matching = context.query("resourceVersionMatch");
     let continued = context.query("continue");
-    let errors = option_errors(revision, matching, continued, context.flag("sendInitialEvents"));
+    let initial_events = !context.query("sendInitialEvents").is_empty();
+    let errors = option_errors(revision, matching, continued, initial_events);
     if !errors.is_empty() {
         return Err(status::invalid("meta.k8s.io", "ListOptions", "", errors));
     }

@@ -2,10 +2,11 @@
 
 use api::{
     decode::{Decoded, FieldValidation, decode_value},
-    patch::{json_patch, merge_patch, strategic_merge},
+    meta,
+    patch::{json_patch, merge_patch, shown, strategic_merge},
     registry::Resource,
     status::{self, Status},
-    validation::ErrorKind,
+    validation::{ErrorKind, ErrorList, FieldError},
 };
 use bytes::Bytes;
 use http::StatusCode;
@@ -81,6 +82,37 @@ pub(super) async fn patch(context: &mut Context, body: RequestBody) -> Result<Ht
     Ok(written_response(context, StatusCode::OK, updated))
 }
 
+/// Refuses patches that would make another object of it.
+fn is_of_the_path(patched: &Value, old: &Value) -> Result<(), Status> {
+    for (what, read) in [
+        ("name", meta::name as fn(&Value) -> &str),
+        ("namespace", meta::namespace),
+    ] {
+        let (given, there) = (read(patched), read(old));
+        if given != there {
+            return Err(status::bad_request(format!(
+                "the {what} of the object ({given}) does not match the {what} on the URL ({there})"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The patched object cannot be read: the patch is to blame, and is shown.
+fn misfit(patch: &str, error: &Status) -> Status {
+    let why = error.message.split_once(" cannot be handled as a ");
+    let why = why.and_then(|(_, rest)| rest.split_once(": "));
+    let why = why.map_or(error.message.as_str(), |(_, why)| why);
+    let mut errors = ErrorList::new();
+    errors.push(FieldError::new(
+        ErrorKind::Invalid,
+        "patch",
+        &status::quote(patch),
+        why,
+    ));
+    status::invalid("", "", "", errors)
+}
+
 /// The object as the patch leaves it, checked like any object that a client sends.
 fn patched(
     resource: &Resource,
@@ -97,7 +129,13 @@ fn patched(
     let forget = patched["metadata"]["managedFields"]
         .as_array()
         .is_some_and(Vec::is_empty);
-    let mut decoded = decode_value(patched, resource.expected(), mode)?;
+    is_of_the_path(&patched, old)?;
+    let json = match patch {
+        Patch::Strategic(patch) => shown(patch),
+        _ => patched.to_string(),
+    };
+    let mut decoded =
+        decode_value(patched, resource.expected(), mode).map_err(|error| misfit(&json, &error))?;
     if forget {
         managed::put(&mut decoded.value, Some(Value::Array(Vec::new())));
     }

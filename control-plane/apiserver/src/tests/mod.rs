@@ -4,6 +4,7 @@ mod access;
 mod addresses;
 mod apply;
 mod deletion;
+mod differential;
 mod documents;
 mod encodings;
 mod expiry;

@@ -203,7 +203,10 @@ async fn selectors() {
         .await;
     assert_eq!(
         (code, status["message"].as_str()),
-        (400, Some("field label not supported: data.x"))
+        (
+            400,
+            Some(r#""data.x" is not a known field selector: only "metadata.name", "metadata.namespace""#)
+        )
     );
 }
 
