@@ -17,6 +17,7 @@ mod flowcontrol;
 mod kind;
 mod networking;
 pub(crate) mod pod;
+mod quantities;
 mod rbac;
 mod resource;
 mod scheduling;

@@ -7,6 +7,7 @@ use super::{ScaleMapping, generic_reset_fields, keep_metadata};
 use crate::meta::{self, NameRule};
 use serde_json::{Value, json};
 
+mod status;
 mod validate;
 
 const SPEC: &[&str] = &["spec"];
@@ -45,6 +46,7 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
     })
     .validates(validate::deployment)
     .validates_update(validate::deployment_update)
+    .validates_status(|new, _, errors| status::deployment(new, errors))
     .scales(SCALE);
 
 /// ReplicaSets.
@@ -62,6 +64,7 @@ pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Repli
     })
     .validates(validate::replica_set)
     .validates_update(validate::replica_set_update)
+    .validates_status(|new, _, errors| status::replica_set(new, errors))
     .selectable(|obj| {
         vec![(
             "status.replicas",
@@ -97,6 +100,7 @@ pub(super) static REPLICATION_CONTROLLER: Kind = Kind::namespaced("io.k8s.api.co
         template(spec);
     })
     .validates(validate::replication_controller)
+    .validates_status(|new, _, errors| status::replica_set(new, errors))
     .selectable(|obj| {
         vec![(
             "status.replicas",
@@ -139,7 +143,8 @@ pub(super) static DAEMON_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Daemon
         stamp_template_generation(new, before + i64::from(changed));
     })
     .validates(validate::daemon_set)
-    .validates_update(validate::daemon_set_update);
+    .validates_update(validate::daemon_set_update)
+    .validates_status(|new, _, errors| status::daemon_set(new, errors));
 
 /// What is left of the field of v1beta1.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -177,15 +182,21 @@ pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Stat
     })
     .validates(validate::stateful_set)
     .validates_update(validate::stateful_set_update)
+    .validates_status(|new, _, errors| status::stateful_set(new, errors))
     .scales(SCALE);
 
 /// ControllerRevisions.
 pub(super) static CONTROLLER_REVISION: Kind = Kind::namespaced("io.k8s.api.apps.v1.ControllerRevision")
-    .validates_update(|new, old, errors| errors.immutable("data", new.get("data"), old.get("data")));
+    .validates(status::revision)
+    .validates_update(|new, old, errors| {
+        status::revision(new, errors);
+        errors.immutable("data", new.get("data"), old.get("data"));
+    });
 
 /// PodDisruptionBudgets.
 pub(super) static DISRUPTION_BUDGET: Kind = Kind::namespaced("io.k8s.api.policy.v1.PodDisruptionBudget")
     .conditional_update()
     .status()
     .generation(SPEC)
-    .validates(validate::disruption_budget);
+    .validates(validate::disruption_budget)
+    .validates_status(|new, _, errors| status::disruption_budget(new, errors));

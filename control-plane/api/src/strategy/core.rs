@@ -10,6 +10,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+mod event;
+mod quota;
 mod validate;
 
 /// Namespaces.
@@ -125,13 +127,15 @@ pub(super) static SERVICE_ACCOUNT: Kind =
 pub(super) static EVENT: Kind = Kind::namespaced("io.k8s.api.core.v1.Event")
     .create_on_update()
     .converts(convert_event)
-    .validates(validate::event)
+    .validates(event::event)
     .selectable(|obj| event_fields(obj, "involvedObject", "reportingComponent", "/source/component"));
 
 /// Events of `events.k8s.io`.
 pub(super) static EVENT_V1: Kind = Kind::namespaced("io.k8s.api.events.v1.Event")
     .create_on_update()
     .converts(convert_event)
+    .validates(|obj, errors| event::strict(&core_event(obj), errors))
+    .validates_update(|new, old, errors| event::strict_update(&core_event(new), &core_event(old), errors))
     .selectable(|obj| {
         event_fields(
             obj,
@@ -141,16 +145,23 @@ pub(super) static EVENT_V1: Kind = Kind::namespaced("io.k8s.api.events.v1.Event"
         )
     });
 
+/// The Event under the names of the core version.
+fn core_event(obj: &Value) -> Value {
+    convert_event(obj.clone(), "events.k8s.io/v1", "v1").unwrap_or_default()
+}
+
 /// LimitRanges.
 pub(super) static LIMIT_RANGE: Kind = Kind::namespaced("io.k8s.api.core.v1.LimitRange")
     .create_on_update()
     .defaults(limit_range)
-    .validates(validate::limit_range);
+    .validates(quota::limit_range);
 
 /// ResourceQuotas.
 pub(super) static RESOURCE_QUOTA: Kind = Kind::namespaced("io.k8s.api.core.v1.ResourceQuota")
     .status()
-    .validates(validate::resource_quota);
+    .validates(quota::resource_quota)
+    .validates_update(quota::resource_quota_update)
+    .validates_status(quota::resource_quota_status);
 
 /// Leases.
 pub(super) static LEASE: Kind = Kind::namespaced("io.k8s.api.coordination.v1.Lease")
@@ -252,7 +263,9 @@ fn limit_range(obj: &mut Object) {
 }
 
 /// ComponentStatuses and bindings: nothing of their own is stored.
-pub(super) static BINDING: Kind = Kind::namespaced("io.k8s.api.core.v1.Binding").prepares_create(keep_all);
+pub(super) static BINDING: Kind = Kind::namespaced("io.k8s.api.core.v1.Binding")
+    .prepares_create(keep_all)
+    .validates(event::binding);
 /// See [`BINDING`].
 pub(super) static COMPONENT_STATUS: Kind = Kind::cluster("io.k8s.api.core.v1.ComponentStatus");
 

@@ -2,7 +2,8 @@
 
 use super::access::{int, is_true, list, map, set, text};
 use super::kind::Kind;
-use super::pod::validate::{resources, tolerations};
+use super::pod::validate::tolerations;
+use super::quantities::requirements;
 use crate::meta::{self, validate_labels};
 use crate::validation::ErrorList;
 use crate::validation::text::label_problems;
@@ -67,7 +68,7 @@ pub(super) static RUNTIME_CLASS: Kind = Kind::cluster("io.k8s.api.node.v1.Runtim
         let handler = text(obj, "/handler");
         errors.problems("handler", handler, label_problems(handler));
         if let Some(overhead) = obj.pointer("/overhead/podFixed") {
-            resources(&json!({"limits": overhead}), "overhead", errors);
+            requirements(&json!({"limits": overhead}), "overhead", errors);
         }
         let selector = map(obj, "/scheduling/nodeSelector");
         validate_labels(selector, "scheduling.nodeSelector", errors);

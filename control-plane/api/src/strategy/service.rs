@@ -1,11 +1,12 @@
 //! Services, Endpoints, EndpointSlices.
 
-use super::access::{Object, each, ensure, int, set, text};
+use super::access::{Object, child, each, ensure, int, set, text};
 use super::kind::Kind;
 use crate::meta::NameRule;
 use crate::status::Result;
 use serde_json::{Value, json};
 
+mod endpoints;
 mod validate;
 
 /// Services. The API server allocates addresses and node ports.
@@ -16,6 +17,7 @@ pub(super) static SERVICE: Kind = Kind::namespaced("io.k8s.api.core.v1.Service")
     .prepares_update(update)
     .validates(validate::service)
     .validates_update(validate::service_update)
+    .validates_status(validate::service_status)
     .selectable(|obj| {
         vec![
             ("spec.clusterIP", text(obj, "/spec/clusterIP").into()),
@@ -33,7 +35,7 @@ pub(super) static ENDPOINTS: Kind = Kind::namespaced("io.k8s.api.core.v1.Endpoin
             }
         }
     })
-    .validates(validate::endpoints);
+    .validates(endpoints::endpoints);
 
 /// EndpointSlices.
 pub(super) static ENDPOINT_SLICE: Kind = Kind::namespaced("io.k8s.api.discovery.v1.EndpointSlice")
@@ -44,10 +46,10 @@ pub(super) static ENDPOINT_SLICE: Kind = Kind::namespaced("io.k8s.api.discovery.
             set(port, "protocol", "TCP");
         }
     })
-    .validates(validate::endpoint_slice)
+    .validates(endpoints::endpoint_slice)
     .validates_update(|new, old, errors| {
+        endpoints::endpoint_slice(new, errors);
         errors.immutable("addressType", new.get("addressType"), old.get("addressType"));
-        validate::endpoint_slice(new, errors);
     });
 
 fn default(obj: &mut Object) {
@@ -74,7 +76,11 @@ fn default(obj: &mut Object) {
         }
     }
     let kind = spec["type"].as_str().unwrap_or("").to_string();
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    let outside = spec
+        .get("externalIPs")
+        .and_then(Value::as_array)
+        .is_some_and(|ips| !ips.is_empty());
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || kind == "ClusterIP" && outside {
         set(spec, "externalTrafficPolicy", "Cluster");
     }
     if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
@@ -82,6 +88,15 @@ fn default(obj: &mut Object) {
     }
     if kind == "LoadBalancer" {
         set(spec, "allocateLoadBalancerNodePorts", true);
+        let balancer = child(obj, "status").and_then(|status| child(status, "loadBalancer"));
+        for point in balancer
+            .into_iter()
+            .flat_map(|balancer| each(balancer, "ingress"))
+        {
+            if point.get("ip").is_some_and(|ip| ip != "") {
+                set(point, "ipMode", "VIP");
+            }
+        }
     }
 }
 
@@ -131,13 +146,31 @@ fn update(traits: &super::Traits, new: &mut Value, old: &Value) {
                 port.remove("nodePort");
             }
         }
-        if spec.get("externalTrafficPolicy") == old.pointer("/spec/externalTrafficPolicy") {
-            spec.remove("externalTrafficPolicy");
-        }
-        for field in ["healthCheckNodePort", "allocateLoadBalancerNodePorts"] {
-            if now != "LoadBalancer" && spec.get(field) == old.pointer(&format!("/spec/{field}")) {
-                spec.remove(field);
-            }
+    }
+    // What only makes sense for the old kind of Service goes, unless the client changed it.
+    for (field, applies) in [
+        (
+            "externalTrafficPolicy",
+            validate::is_external as fn(&Value) -> bool,
+        ),
+        ("healthCheckNodePort", validate::needs_health_check),
+        ("allocateLoadBalancerNodePorts", validate::is_balanced),
+        ("loadBalancerClass", validate::is_balanced),
+    ] {
+        let same = new["spec"].get(field) == old["spec"].get(field);
+        let (then, now) = (applies(old), applies(new));
+        let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        if then && !now && same {
+            spec.remove(field);
+        } else if then
+            && now
+            && field == "healthCheckNodePort"
+            && spec.get(field).and_then(Value::as_i64).unwrap_or(0) == 0
+            && let Some(port) = old["spec"].get(field)
+        {
+            spec.insert(field.into(), port.clone());
         }
     }
     if now != "LoadBalancer"

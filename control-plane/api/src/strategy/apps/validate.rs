@@ -8,7 +8,7 @@ use serde_json::Value;
 
 pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
     errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
-    selector_and_template(obj, &["Always"], errors);
+    selector_and_template(obj, "ReplicaSet", errors);
     let strategy = obj.pointer("/spec/strategy").unwrap_or(&Value::Null);
     match text(strategy, "/type") {
         "Recreate" if strategy.get("rollingUpdate").is_some() => {
@@ -49,7 +49,7 @@ pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
 }
 
 /// The selector is there and matches the template, whose pods restart as the kind wants.
-fn selector_and_template(obj: &Value, restart_policies: &[&str], errors: &mut ErrorList) {
+fn selector_and_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
     let selector = obj.pointer("/spec/selector");
     match selector {
         None => errors.push(FieldError::required("spec.selector", "")),
@@ -58,8 +58,12 @@ fn selector_and_template(obj: &Value, restart_policies: &[&str], errors: &mut Er
             if map(selector, "/matchLabels").is_none_or(|m| m.is_empty())
                 && list(selector, "/matchExpressions").is_empty()
             {
-                let detail = "empty selector is invalid for deployment";
-                errors.push(FieldError::invalid("spec.selector", selector, detail));
+                let kind = match kind {
+                    "ReplicaSet" => "deployment".to_string(),
+                    kind => kind.to_lowercase(),
+                };
+                let detail = format!("empty selector is invalid for {kind}");
+                errors.invalid("spec.selector", selector.clone(), detail);
             }
         }
     }
@@ -81,23 +85,20 @@ fn selector_and_template(obj: &Value, restart_policies: &[&str], errors: &mut Er
         }
         errors.push(error);
     }
-    checked_template(obj, restart_policies, errors);
+    checked_template(obj, kind, errors);
 }
 
-fn checked_template(obj: &Value, restart_policies: &[&str], errors: &mut ErrorList) {
+fn checked_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
     let before = errors.len();
     template(obj.pointer("/spec/template"), "spec.template", errors);
     let policy = text(obj, "/spec/template/spec/restartPolicy");
     let known = matches!(policy, "Always" | "OnFailure" | "Never");
     if errors.len() == before || known {
-        errors.one_of("spec.template.spec.restartPolicy", policy, restart_policies);
+        errors.one_of("spec.template.spec.restartPolicy", policy, &["Always"]);
     }
-    if restart_policies == ["Always"] && obj.pointer("/spec/template/spec/activeDeadlineSeconds").is_some() {
-        let detail = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(FieldError::forbidden(
-            "spec.template.spec.activeDeadlineSeconds",
-            detail,
-        ));
+    if obj.pointer("/spec/template/spec/activeDeadlineSeconds").is_some() {
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.forbidden("spec.template.spec.activeDeadlineSeconds", detail);
     }
 }
 
@@ -117,7 +118,9 @@ fn int_or_percent(value: Option<&Value>, path: &str, errors: &mut ErrorList) {
             errors.push(FieldError::invalid(path, value, detail));
         }
         Some(n) if n < 0 => errors.push(FieldError::invalid(path, value, crate::validation::NOT_NEGATIVE)),
-        Some(n) if value.is_string() && n > 100 && path.ends_with("maxUnavailable") => {
+        Some(n)
+            if value.is_string() && n > 100 && !path.starts_with("spec.strategy.rollingUpdate.maxSurge") =>
+        {
             errors.push(FieldError::invalid(path, value, "must not be greater than 100%"));
         }
         Some(_) => {}
@@ -163,7 +166,7 @@ pub(super) fn replica_set(obj: &Value, errors: &mut ErrorList) {
         "spec.minReadySeconds",
         int(obj, "/spec/minReadySeconds").unwrap_or(0),
     );
-    selector_and_template(obj, &["Always"], errors);
+    selector_and_template(obj, "ReplicaSet", errors);
 }
 
 pub(super) fn replica_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
@@ -172,6 +175,10 @@ pub(super) fn replica_set_update(new: &Value, old: &Value, errors: &mut ErrorLis
 }
 
 pub(super) fn replication_controller(obj: &Value, errors: &mut ErrorList) {
+    errors.non_negative(
+        "spec.minReadySeconds",
+        int(obj, "/spec/minReadySeconds").unwrap_or(0),
+    );
     errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
     let selector = map(obj, "/spec/selector").filter(|s| !s.is_empty());
     let labels = map(obj, "/spec/template/metadata/labels");
@@ -191,12 +198,12 @@ pub(super) fn replication_controller(obj: &Value, errors: &mut ErrorList) {
     if obj.pointer("/spec/template").is_none() {
         errors.push(FieldError::required("spec.template", ""));
     } else {
-        checked_template(obj, &["Always"], errors);
+        checked_template(obj, "ReplicationController", errors);
     }
 }
 
 pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
-    selector_and_template(obj, &["Always"], errors);
+    selector_and_template(obj, "DaemonSet", errors);
     errors.non_negative(
         "spec.minReadySeconds",
         int(obj, "/spec/minReadySeconds").unwrap_or(0),
@@ -204,13 +211,43 @@ pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
     let strategy = obj.pointer("/spec/updateStrategy").unwrap_or(&Value::Null);
     match text(strategy, "/type") {
         "OnDelete" => {}
-        "RollingUpdate" => rolling_update(strategy, "spec.updateStrategy.rollingUpdate", errors),
-        other => errors.one_of("spec.updateStrategy.type", other, &["RollingUpdate", "OnDelete"]),
+        "RollingUpdate" => daemon_rolling_update(strategy, errors),
+        other => {
+            let mut error =
+                FieldError::not_supported("spec.updateStrategy", other, &["RollingUpdate", "OnDelete"]);
+            error.bad_value = format!(r#"{{"Type":{},"RollingUpdate":null}}"#, shown(&other.into()));
+            errors.push(error);
+        }
     }
     errors.non_negative(
         "spec.revisionHistoryLimit",
         int(obj, "/spec/revisionHistoryLimit").unwrap_or(0),
     );
+}
+
+/// Pods are taken away before or put beside: one of the two.
+fn daemon_rolling_update(strategy: &Value, errors: &mut ErrorList) {
+    let path = "spec.updateStrategy.rollingUpdate";
+    let Some(rolling) = strategy.get("rollingUpdate") else {
+        return errors.required(path, "");
+    };
+    let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+    int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
+    int_or_percent(surge, &format!("{path}.maxSurge"), errors);
+    match (
+        amount(unavailable).unwrap_or(0) != 0,
+        amount(surge).unwrap_or(0) != 0,
+    ) {
+        (true, true) => {
+            let surge = surge.cloned().unwrap_or_default();
+            let detail = "may not be set when maxUnavailable is non-zero";
+            errors.invalid(format!("{path}.maxSurge"), surge, detail);
+        }
+        (false, false) => {
+            errors.required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0");
+        }
+        _ => {}
+    }
 }
 
 pub(super) fn daemon_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
@@ -219,26 +256,46 @@ pub(super) fn daemon_set_update(new: &Value, old: &Value, errors: &mut ErrorList
 }
 
 pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
-    errors.one_of(
-        "spec.podManagementPolicy",
-        text(obj, "/spec/podManagementPolicy"),
-        &["OrderedReady", "Parallel"],
-    );
-    let strategy = text(obj, "/spec/updateStrategy/type");
-    errors.one_of(
-        "spec.updateStrategy.type",
-        strategy,
-        &["RollingUpdate", "OnDelete"],
-    );
-    if let Some(partition) = int(obj, "/spec/updateStrategy/rollingUpdate/partition") {
-        errors.non_negative("spec.updateStrategy.rollingUpdate.partition", partition);
+    let policy = text(obj, "/spec/podManagementPolicy");
+    if errors.present("spec.podManagementPolicy", policy) && !matches!(policy, "OrderedReady" | "Parallel") {
+        let detail = "must be 'OrderedReady' or 'Parallel'";
+        errors.invalid("spec.podManagementPolicy", policy, detail);
     }
+    let rolling = obj.pointer("/spec/updateStrategy/rollingUpdate");
+    match text(obj, "/spec/updateStrategy/type") {
+        "" => errors.required("spec.updateStrategy", ""),
+        "OnDelete" => {
+            if let Some(rolling) = rolling {
+                let detail = "only allowed for updateStrategy 'RollingUpdate'";
+                errors.invalid("spec.updateStrategy.rollingUpdate", rolling.clone(), detail);
+            }
+        }
+        "RollingUpdate" => {
+            let path = "spec.updateStrategy.rollingUpdate";
+            let partition = rolling.and_then(|r| r.get("partition")?.as_i64()).unwrap_or(0);
+            errors.non_negative(&format!("{path}.partition"), partition);
+            let unavailable = rolling.and_then(|r| r.get("maxUnavailable"));
+            int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
+            if let (Some(0), Some(zero)) = (amount(unavailable), unavailable) {
+                errors.invalid(format!("{path}.maxUnavailable"), zero.clone(), "cannot be 0");
+            }
+        }
+        _ => {
+            let strategy = obj["spec"]["updateStrategy"].clone();
+            let detail = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.invalid("spec.updateStrategy", strategy, detail);
+        }
+    }
+    errors.non_negative(
+        "spec.ordinals.start",
+        int(obj, "/spec/ordinals/start").unwrap_or(0),
+    );
     errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
     errors.non_negative(
         "spec.minReadySeconds",
         int(obj, "/spec/minReadySeconds").unwrap_or(0),
     );
-    selector_and_template(obj, &["Always"], errors);
+    selector_and_template(obj, "StatefulSet", errors);
     for field in ["whenDeleted", "whenScaled"] {
         let at = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
         let value = text(
@@ -288,5 +345,12 @@ pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {
     int_or_percent(max, "spec.maxUnavailable", errors);
     if let Some(selector) = obj.pointer("/spec/selector") {
         label_selector(selector, "spec.selector", errors);
+    }
+    if let Some(policy) = obj
+        .pointer("/spec/unhealthyPodEvictionPolicy")
+        .and_then(Value::as_str)
+    {
+        let supported = ["AlwaysAllow", "IfHealthyBudget"];
+        errors.one_of("spec.unhealthyPodEvictionPolicy", policy, &supported);
     }
 }

@@ -1,12 +1,16 @@
 //! Checks of the core kinds that are neither workloads nor services.
 
 use crate::meta;
-use crate::quantity::Quantity;
 use crate::strategy::access::{int, is_true, list, map, text};
+use crate::strategy::quantities::{resource_amount, resource_name};
 use crate::validation::net::{cidr, parse_cidr};
-use crate::validation::text::{config_key_problems, qualified_name_problems, subdomain_problems};
+use crate::validation::text::{
+    config_key_problems, label_value_problems, qualified_name_problems, subdomain_problems,
+};
 use crate::validation::{ErrorList, FieldError};
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value};
 
 /// Data of a ConfigMap or Secret.
 const MAX_DATA: usize = 1 << 20;
@@ -46,6 +50,8 @@ pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
         let path = format!("spec.taints[{i}]");
         let (key, effect) = (text(taint, "/key"), text(taint, "/effect"));
         errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+        let value = text(taint, "/value");
+        errors.problems(&format!("{path}.value"), value, label_value_problems(value));
         if effect.is_empty() {
             errors.push(FieldError::required(format!("{path}.effect"), ""));
         } else {
@@ -61,7 +67,9 @@ pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
     pod_cidrs(list(obj, "/spec/podCIDRs"), errors);
     for kind in ["capacity", "allocatable"] {
         for (name, value) in map(obj, &format!("/status/{kind}")).into_iter().flatten() {
-            quantity_not_negative(value, &format!("status.{kind}[{name}]"), errors);
+            let path = format!("status.{kind}[{name}]");
+            resource_name(name, &path, errors);
+            resource_amount(name, value, &path, errors);
         }
     }
 }
@@ -81,16 +89,6 @@ fn pod_cidrs(cidrs: &[Value], errors: &mut ErrorList) {
     if texts.len() > 2 || texts.len() == 2 && parsed.len() == 2 && ipv4 != 1 {
         let detail = "may specify no more than one CIDR for each IP family";
         errors.invalid(path, cidrs.to_vec(), detail);
-    }
-}
-
-fn quantity_not_negative(value: &Value, path: &str, errors: &mut ErrorList) {
-    if value
-        .as_str()
-        .and_then(|t| Quantity::parse(t).ok())
-        .is_some_and(|q| q.signum() < 0)
-    {
-        errors.push(FieldError::invalid(path, value, crate::validation::NOT_NEGATIVE));
     }
 }
 
@@ -182,8 +180,8 @@ pub(super) fn secret(obj: &Value, errors: &mut ErrorList) {
     };
     match text(obj, "/type") {
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
-        "kubernetes.io/dockercfg" => need(&[".dockercfg"]),
-        "kubernetes.io/dockerconfigjson" => need(&[".dockerconfigjson"]),
+        "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", errors),
+        "kubernetes.io/dockerconfigjson" => docker_config(data, ".dockerconfigjson", errors),
         "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => need(&["username", "password"]),
         "kubernetes.io/service-account-token" => {
@@ -200,144 +198,67 @@ pub(super) fn secret(obj: &Value, errors: &mut ErrorList) {
     }
 }
 
+/// Credentials of registries are a JSON object.
+fn docker_config(data: Option<&Map<String, Value>>, key: &str, errors: &mut ErrorList) {
+    let Some(value) = data.and_then(|d| d.get(key)) else {
+        return errors.required(format!("data[{key}]"), "");
+    };
+    let bytes = STANDARD.decode(value.as_str().unwrap_or("")).unwrap_or_default();
+    let problem = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(other) => {
+            let kind = match other {
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        }
+        Err(_) if bytes.trim_ascii().is_empty() => "unexpected end of JSON input".into(),
+        Err(error) => match bytes.get(error.column().saturating_sub(1)) {
+            _ if error.is_eof() => "unexpected end of JSON input".into(),
+            Some(byte) => format!(
+                "invalid character {:?} looking for beginning of value",
+                char::from(*byte)
+            ),
+            None => error.to_string(),
+        },
+    };
+    errors.invalid(format!("data[{key}]"), "<secret contents redacted>", problem);
+}
+
 pub(super) fn secret_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     errors.immutable("type", new.get("type"), old.get("type"));
     immutable_data(new, old, &["data"], errors);
     secret(new, errors);
 }
 
-pub(super) fn event(obj: &Value, errors: &mut ErrorList) {
-    let (own, involved) = (meta::namespace(obj), text(obj, "/involvedObject/namespace"));
-    // Events of cluster-scoped objects live in "default".
-    let right = if involved.is_empty() {
-        matches!(own, "default" | "kube-system")
-    } else {
-        involved == own
-    };
-    if !right {
-        let detail = "does not match event.namespace";
-        errors.push(FieldError::invalid(
-            "involvedObject.namespace",
-            &involved.into(),
-            detail,
-        ));
-    }
-    // Only the new style of events is checked further.
-    if text(obj, "/eventTime").is_empty() {
-        return;
-    }
-    for (field, max) in [("reason", 128), ("message", 1024)] {
-        if text(obj, &format!("/{field}")).len() > max {
-            let detail = format!("can have at most {max} characters");
-            errors.push(FieldError::invalid(field, &"".into(), detail));
-        }
-    }
-    for field in ["reportingComponent", "reportingInstance", "action", "reason"] {
-        if text(obj, &format!("/{field}")).is_empty() {
-            let field = if field == "reportingComponent" {
-                "reportingController"
-            } else {
-                field
-            };
-            errors.push(FieldError::required(field, ""));
-        }
-    }
-}
-
-pub(super) fn limit_range(obj: &Value, errors: &mut ErrorList) {
-    for (i, item) in list(obj, "/spec/limits").iter().enumerate() {
-        let path = format!("spec.limits[{i}]");
-        let quantity = |kind: &str, name: &str| {
-            let value = item.get(kind)?.get(name)?;
-            Some((value, Quantity::parse(value.as_str()?).ok()?))
-        };
-        let kinds = ["max", "min", "default", "defaultRequest"];
-        let names = kinds
-            .iter()
-            .filter_map(|k| item.get(k)?.as_object())
-            .flat_map(|m| m.keys());
-        let mut names: Vec<&String> = names.collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            let (min, max) = (quantity("min", name), quantity("max", name));
-            let (request, limit) = (quantity("defaultRequest", name), quantity("default", name));
-            let pairs = [
-                (&min, &max, "min", "min value", "max value"),
-                (
-                    &min,
-                    &request,
-                    "defaultRequest",
-                    "min value",
-                    "default request value",
-                ),
-                (
-                    &request,
-                    &max,
-                    "defaultRequest",
-                    "default request value",
-                    "max value",
-                ),
-                (
-                    &request,
-                    &limit,
-                    "defaultRequest",
-                    "default request value",
-                    "default limit value",
-                ),
-                (&min, &limit, "default", "min value", "default value"),
-                (&limit, &max, "default", "default value", "max value"),
-            ];
-            for (low, high, field, low_name, high_name) in pairs {
-                let (Some((low_value, low)), Some((high_value, high))) = (low, high) else {
-                    continue;
-                };
-                if low <= high {
-                    continue;
-                }
-                let shown = if field == "min" || low_name != "min value" {
-                    low_value
-                } else {
-                    high_value
-                };
-                let detail = format!(
-                    "{low_name} {} is greater than {high_name} {}",
-                    low.canonical(),
-                    high.canonical()
-                );
-                let canonical = shown.as_str().unwrap_or("");
-                errors.push(FieldError::new(
-                    crate::validation::ErrorKind::Invalid,
-                    format!("{path}.{field}[{name}]"),
-                    canonical,
-                    detail,
-                ));
-            }
-        }
-    }
-}
-
-pub(super) fn resource_quota(obj: &Value, errors: &mut ErrorList) {
-    for (name, value) in map(obj, "/spec/hard").into_iter().flatten() {
-        quantity_not_negative(value, &format!("spec.hard[{name}]"), errors);
-    }
-}
-
 pub(super) fn lease(obj: &Value, errors: &mut ErrorList) {
-    for (field, low) in [("leaseDurationSeconds", 1), ("leaseTransitions", 0)] {
-        let value = int(obj, &format!("/spec/{field}"));
-        if let Some(value) = value.filter(|v| *v < low) {
-            let detail = if low == 0 {
-                "must be greater than or equal to 0"
-            } else {
-                "must be greater than 0"
-            };
-            errors.push(FieldError::invalid(
-                format!("spec.{field}"),
-                &value.into(),
-                detail,
-            ));
+    if int(obj, "/spec/leaseDurationSeconds").is_some_and(|seconds| seconds <= 0) {
+        let seconds = int(obj, "/spec/leaseDurationSeconds");
+        errors.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0");
+    }
+    if int(obj, "/spec/leaseTransitions").is_some_and(|transitions| transitions < 0) {
+        let transitions = int(obj, "/spec/leaseTransitions");
+        errors.invalid(
+            "spec.leaseTransitions",
+            transitions,
+            "must be greater than or equal to 0",
+        );
+    }
+    let strategy = obj.pointer("/spec/strategy").and_then(Value::as_str);
+    if let Some(strategy) = strategy {
+        let problems = qualified_name_problems(strategy);
+        if problems.is_empty() && !strategy.contains('/') && strategy != "OldestEmulationVersion" {
+            errors.one_of("spec.strategy", strategy, &["OldestEmulationVersion"]);
         }
+        errors.problems("spec.strategy", strategy, problems);
+    }
+    let preferred = text(obj, "/spec/preferredHolder");
+    if !preferred.is_empty() && strategy.unwrap_or("").is_empty() {
+        let detail = "may only be specified if `strategy` is defined";
+        errors.forbidden("spec.preferredHolder", detail);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Checks of pods and pod templates.
 
 mod container;
+mod resources;
 mod scheduling;
 mod security;
 mod status;
@@ -9,12 +10,13 @@ mod volume;
 
 use crate::meta::validate_labels;
 use crate::strategy::access::{int, list, map, text};
+use crate::strategy::quantities;
 use crate::validation::net::ip;
 use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
-pub(crate) use container::{port_or_name, resources};
+pub(crate) use container::port_or_name;
 pub(crate) use scheduling::{label_selector, node_selector, tolerations};
 pub(crate) use status::pod_status;
 pub(crate) use update::{ephemeral_update, pod_update, resize};
@@ -59,7 +61,13 @@ pub(crate) fn template(template: Option<&Value>, path: &str, errors: &mut ErrorL
 /// A pod spec.
 pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
     let volumes = volume::volumes(list(spec, "/volumes"), &format!("{path}.volumes"), errors);
+    let claims = resources::claims(spec, path, errors);
     container::containers(spec, path, &volumes, errors);
+    for (at, container) in crate::strategy::pod::all_containers(spec) {
+        if let Some(resources) = container.get("resources") {
+            quantities::claims(resources, &claims, &format!("{path}.{at}.resources"), errors);
+        }
+    }
 
     let policy = text(spec, "/restartPolicy");
     if policy.is_empty() {
@@ -105,6 +113,8 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
         }
     }
     scheduling::scheduling(spec, path, errors);
+    resources::of_pod(spec, path, errors);
+    resources::others(spec, path, errors);
 }
 
 fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {
@@ -136,6 +146,7 @@ fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {
             errors,
         );
     }
+    resources::resolver(spec, path, errors);
 }
 
 #[cfg(test)]

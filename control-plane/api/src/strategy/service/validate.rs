@@ -1,109 +1,118 @@
-//! Checks of Services and endpoints.
+//! Checks of Services.
 
-use crate::meta::validate_labels;
+use crate::meta::{self, validate_labels};
 use crate::strategy::access::{int, list, map, text};
 use crate::strategy::pod::validate::port_or_name;
-use crate::validation::net::ip;
-use crate::validation::text::{label_problems, port_name_problems, subdomain_problems};
-use crate::validation::{ErrorList, FieldError};
+use crate::validation::net::{cidr, ip};
+use crate::validation::text::{label_problems, qualified_name_problems, subdomain_problems};
+use crate::validation::{ErrorList, FIELD_IMMUTABLE, FieldError};
 use serde_json::Value;
 use std::net::IpAddr;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-const MAX_ENDPOINTS: usize = 1000;
-const MAX_ADDRESSES: usize = 100;
-const MAX_PORTS: usize = 20_000;
+pub(super) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+const KUBELET_PORT: i64 = 10_250;
 
 pub(super) fn service(obj: &Value, errors: &mut ErrorList) {
     let kind = text(obj, "/spec/type");
-    let headless = text(obj, "/spec/clusterIP") == "None" || text(obj, "/spec/clusterIPs/0") == "None";
     let ports = list(obj, "/spec/ports");
-    if ports.is_empty() && !headless && kind != "ExternalName" {
-        errors.push(FieldError::required("spec.ports", ""));
+    topology_annotations(obj, errors);
+    if ports.is_empty() && !is_headless(obj) && kind != "ExternalName" {
+        errors.required("spec.ports", "");
     }
     match kind {
-        "LoadBalancer" if headless => {
-            let detail = "may not be set to 'None' for LoadBalancer services";
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), detail));
-        }
-        "NodePort" if headless => {
-            let detail = "may not be set to 'None' for NodePort services";
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", &"None".into(), detail));
+        "LoadBalancer" | "NodePort" => {
+            // Clouds that open too much would show the kubelet to the world.
+            let exposes = |port: &Value| kind == "LoadBalancer" && int(port, "/port") == Some(KUBELET_PORT);
+            for (i, _) in ports.iter().enumerate().filter(|(_, port)| exposes(port)) {
+                let detail =
+                    format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
+                errors.invalid(format!("spec.ports[{i}]"), KUBELET_PORT, detail);
+            }
+            if is_headless(obj) {
+                let detail = format!("may not be set to 'None' for {kind} services");
+                errors.invalid("spec.clusterIPs[0]", "None", detail);
+            }
         }
         "ExternalName" => external_name(obj, errors),
         _ => {}
     }
     let mut names: Vec<&str> = Vec::new();
-    let mut numbers: Vec<(i64, &str)> = Vec::new();
     for (i, port) in ports.iter().enumerate() {
-        let path = format!("spec.ports[{i}]");
-        service_port(port, &path, ports.len() > 1, headless, &mut names, errors);
-        let key = (int(port, "/port").unwrap_or(0), text(port, "/protocol"));
-        if numbers.contains(&key) {
-            errors.push(FieldError::duplicate(path.clone(), port));
-        }
-        numbers.push(key);
-        if kind == "ClusterIP" && int(port, "/nodePort").unwrap_or(0) != 0 {
-            let detail = "may not be used when `type` is 'ClusterIP'";
-            errors.push(FieldError::forbidden(format!("{path}.nodePort"), detail));
-        }
+        service_port(
+            port,
+            &format!("spec.ports[{i}]"),
+            ports.len() > 1,
+            &mut names,
+            errors,
+        );
     }
     validate_labels(map(obj, "/spec/selector"), "spec.selector", errors);
-    errors.one_of(
-        "spec.sessionAffinity",
-        text(obj, "/spec/sessionAffinity"),
-        &["ClientIP", "None"],
-    );
-    if let Some(seconds) = int(obj, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds") {
-        let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-        if !(1..=86_400).contains(&seconds) {
-            errors.push(FieldError::invalid(
-                path,
-                &seconds.into(),
-                "must be greater than 0 and less than 86400",
-            ));
-        }
-    }
+    session_affinity(obj, errors);
+    cluster_ips(obj, errors);
     for (i, address) in list(obj, "/spec/externalIPs").iter().enumerate() {
         let path = format!("spec.externalIPs[{i}]");
         let address = address.as_str().unwrap_or("");
         ip(address, &path, errors);
         special_ranges(address, &path, errors);
     }
-    cluster_ips(obj, errors);
-    if kind.is_empty() {
-        errors.push(FieldError::required("spec.type", ""));
-    } else {
+    if errors.present("spec.type", kind) {
         errors.one_of("spec.type", kind, &TYPES);
     }
-    for field in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-        let value = text(obj, &format!("/spec/{field}"));
-        if !value.is_empty() {
-            errors.one_of(&format!("spec.{field}"), value, &["Cluster", "Local"]);
-        }
+    unique_ports(ports, kind, errors);
+    load_balancer(obj, kind, errors);
+    traffic(obj, errors);
+}
+
+/// Whether there is to be no cluster IP.
+fn is_headless(obj: &Value) -> bool {
+    text(obj, "/spec/clusterIP") == "None" || text(obj, "/spec/clusterIPs/0") == "None"
+}
+
+/// Whether something outside the cluster may come in.
+pub(super) fn is_external(obj: &Value) -> bool {
+    match text(obj, "/spec/type") {
+        "LoadBalancer" | "NodePort" => true,
+        "ClusterIP" => !list(obj, "/spec/externalIPs").is_empty(),
+        _ => false,
     }
-    let distribution = text(obj, "/spec/trafficDistribution");
-    if !distribution.is_empty() {
-        let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
-        errors.one_of("spec.trafficDistribution", distribution, &supported);
+}
+
+/// Whether a load balancer is asked for.
+pub(super) fn is_balanced(obj: &Value) -> bool {
+    text(obj, "/spec/type") == "LoadBalancer"
+}
+
+/// Whether the load balancer asks nodes for the health of their own endpoints.
+pub(super) fn needs_health_check(obj: &Value) -> bool {
+    is_balanced(obj) && text(obj, "/spec/externalTrafficPolicy") == "Local"
+}
+
+fn topology_annotations(obj: &Value, errors: &mut ErrorList) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let of = |key: &str| meta::annotations(obj)?.get(key)?.as_str();
+    if let (Some(mode), Some(hints)) = (of(MODE), of(HINTS))
+        && mode != hints
+    {
+        let detail = format!("must match annotations[{HINTS}] when both are specified");
+        errors.invalid(format!("metadata.annotations[{MODE}]"), mode, detail);
     }
 }
 
 fn external_name(obj: &Value, errors: &mut ErrorList) {
+    const NOT_HERE: &str = "may not be set for ExternalName services";
     for field in ["clusterIPs", "ipFamilies"] {
         if !list(obj, &format!("/spec/{field}")).is_empty() {
-            errors.push(FieldError::forbidden(
-                format!("spec.{field}"),
-                "may not be set for ExternalName services",
-            ));
+            errors.forbidden(format!("spec.{field}"), NOT_HERE);
         }
+    }
+    if !text(obj, "/spec/ipFamilyPolicy").is_empty() {
+        errors.forbidden("spec.ipFamilyPolicy", NOT_HERE);
     }
     let name = text(obj, "/spec/externalName");
     let name = name.strip_suffix('.').unwrap_or(name);
-    if name.is_empty() {
-        errors.push(FieldError::required("spec.externalName", ""));
-    } else {
+    if errors.present("spec.externalName", name) {
         errors.problems("spec.externalName", name, subdomain_problems(name));
     }
 }
@@ -112,21 +121,18 @@ fn service_port<'a>(
     port: &'a Value,
     path: &str,
     needs_name: bool,
-    headless: bool,
     names: &mut Vec<&'a str>,
     errors: &mut ErrorList,
 ) {
     let name = text(port, "/name");
-    if name.is_empty() {
-        if needs_name {
-            errors.push(FieldError::required(format!("{path}.name"), ""));
-        }
-    } else {
+    if !name.is_empty() {
         errors.problems(&format!("{path}.name"), name, label_problems(name));
         if names.contains(&name) {
-            errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
+            errors.duplicate(format!("{path}.name"), name);
         }
         names.push(name);
+    } else if needs_name {
+        errors.required(format!("{path}.name"), "");
     }
     errors.in_range(
         &format!("{path}.port"),
@@ -135,95 +141,317 @@ fn service_port<'a>(
         65_535,
     );
     let protocol = text(port, "/protocol");
-    if protocol.is_empty() {
-        errors.push(FieldError::required(format!("{path}.protocol"), ""));
-    } else {
+    if errors.present(&format!("{path}.protocol"), protocol) {
         errors.one_of(&format!("{path}.protocol"), protocol, &PROTOCOLS);
     }
-    if !headless {
-        port_or_name(port.get("targetPort"), &format!("{path}.targetPort"), errors);
+    port_or_name(port.get("targetPort"), &format!("{path}.targetPort"), errors);
+    if let Some(protocol) = port.get("appProtocol").and_then(Value::as_str) {
+        errors.problems(
+            &format!("{path}.appProtocol"),
+            protocol,
+            qualified_name_problems(protocol),
+        );
+    }
+}
+
+fn session_affinity(obj: &Value, errors: &mut ErrorList) {
+    let affinity = text(obj, "/spec/sessionAffinity");
+    if errors.present("spec.sessionAffinity", affinity) {
+        errors.one_of("spec.sessionAffinity", affinity, &["ClientIP", "None"]);
+    }
+    let path = "spec.sessionAffinityConfig";
+    match affinity {
+        "ClientIP" => {
+            let at = ["", ".clientIP", ".clientIP.timeoutSeconds"];
+            let missing = at.iter().find(|at| {
+                let pointer = format!("/spec/sessionAffinityConfig{}", at.replace('.', "/"));
+                obj.pointer(&pointer).is_none_or(Value::is_null)
+            });
+            if let Some(at) = missing {
+                errors.required(format!("{path}{at}"), "when session affinity type is ClientIP");
+            }
+            let seconds = int(obj, "/spec/sessionAffinityConfig/clientIP/timeoutSeconds");
+            if let Some(seconds) = seconds.filter(|seconds| !(1..=86_400).contains(seconds)) {
+                let detail = "must be greater than 0 and less than 86400";
+                errors.invalid(format!("{path}.clientIP.timeoutSeconds"), seconds, detail);
+            }
+        }
+        "None" if obj.pointer("/spec/sessionAffinityConfig").is_some() => {
+            errors.forbidden(path, "must not be set when session affinity is None");
+        }
+        _ => {}
+    }
+}
+
+/// Node ports only where the type has them; every port and node port once per protocol.
+fn unique_ports(ports: &[Value], kind: &str, errors: &mut ErrorList) {
+    let node_port = |port: &Value| int(port, "/nodePort").filter(|n| *n != 0);
+    for (i, _) in ports
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| kind == "ClusterIP" && node_port(p).is_some())
+    {
+        let detail = "may not be used when `type` is 'ClusterIP'";
+        errors.forbidden(format!("spec.ports[{i}].nodePort"), detail);
+    }
+    let before = |i: usize, field: &str| {
+        let key = (ports[i].get(field), text(&ports[i], "/protocol"));
+        ports[..i]
+            .iter()
+            .any(|p| (p.get(field), text(p, "/protocol")) == key)
+    };
+    for (i, port) in ports.iter().enumerate() {
+        if let Some(number) = node_port(port).filter(|_| before(i, "nodePort")) {
+            errors.duplicate(format!("spec.ports[{i}].nodePort"), number);
+        }
+    }
+    for (i, port) in ports.iter().enumerate().filter(|(i, _)| before(*i, "port")) {
+        // Upstream shows what it compares, as a port with nothing else in it.
+        let mut error = FieldError::duplicate(format!("spec.ports[{i}]"), port);
+        error.bad_value = format!(
+            r#"{{"Name":"","Protocol":{},"AppProtocol":null,"Port":{},"TargetPort":0,"NodePort":0}}"#,
+            port["protocol"], port["port"]
+        );
+        errors.push(error);
+    }
+}
+
+fn load_balancer(obj: &Value, kind: &str, errors: &mut ErrorList) {
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let balanced = kind == "LoadBalancer";
+    let ranges = list(obj, "/spec/loadBalancerSourceRanges");
+    let annotation = meta::annotations(obj)
+        .and_then(|a| a.get(RANGES))
+        .and_then(Value::as_str);
+    if !ranges.is_empty() {
+        let path = "spec.LoadBalancerSourceRanges";
+        if !balanced {
+            errors.forbidden(path, ONLY);
+        }
+        for (i, range) in ranges.iter().enumerate() {
+            cidr(
+                range.as_str().unwrap_or("").trim(),
+                &format!("{path}[{i}]"),
+                errors,
+            );
+        }
+    } else if let Some(ranges) = annotation {
+        let path = format!("metadata.annotations[{RANGES}]");
+        if !balanced {
+            errors.forbidden(path.clone(), ONLY);
+        }
+        for range in ranges.split(',').filter(|_| !ranges.trim().is_empty()) {
+            cidr(range.trim(), &path, errors);
+        }
+    }
+    let allocates = obj.pointer("/spec/allocateLoadBalancerNodePorts");
+    match allocates {
+        Some(_) if !balanced => errors.forbidden("spec.allocateLoadBalancerNodePorts", ONLY),
+        None if balanced => errors.required("allocateLoadBalancerNodePorts", ""),
+        _ => {}
+    }
+    if let Some(class) = obj.pointer("/spec/loadBalancerClass").and_then(Value::as_str) {
+        let path = "spec.loadBalancerClass";
+        match balanced {
+            true => errors.problems(path, class, qualified_name_problems(class)),
+            false => errors.forbidden(path, ONLY),
+        }
+    }
+}
+
+fn traffic(obj: &Value, errors: &mut ErrorList) {
+    let policies = ["Cluster", "Local"];
+    let external = text(obj, "/spec/externalTrafficPolicy");
+    if is_external(obj) {
+        if errors.present("spec.externalTrafficPolicy", external) {
+            errors.one_of("spec.externalTrafficPolicy", external, &policies);
+        }
+    } else if !external.is_empty() {
+        let detail = "may only be set for externally-accessible services";
+        errors.invalid("spec.externalTrafficPolicy", external, detail);
+    }
+    let port = int(obj, "/spec/healthCheckNodePort").unwrap_or(0);
+    if port != 0 {
+        let path = "spec.healthCheckNodePort";
+        if needs_health_check(obj) {
+            errors.in_range(path, port, 1, 65_535);
+        } else {
+            let detail =
+                "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            errors.invalid(path, port, detail);
+        }
+    }
+    let internal = text(obj, "/spec/internalTrafficPolicy");
+    if !internal.is_empty() {
+        errors.one_of("spec.internalTrafficPolicy", internal, &policies);
+    } else if matches!(text(obj, "/spec/type"), "ClusterIP" | "LoadBalancer" | "NodePort") {
+        errors.required("spec.internalTrafficPolicy", "");
+    }
+    let distribution = text(obj, "/spec/trafficDistribution");
+    if !distribution.is_empty() {
+        let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        errors.one_of("spec.trafficDistribution", distribution, &supported);
     }
 }
 
 fn cluster_ips(obj: &Value, errors: &mut ErrorList) {
-    let addresses = list(obj, "/spec/clusterIPs");
-    for (i, address) in addresses.iter().enumerate() {
-        let address = address.as_str().unwrap_or("");
-        if address != "None" {
-            ip(address, &format!("spec.clusterIPs[{i}]"), errors);
-        } else if i > 0 {
-            let detail = "'None' must be the first and only value";
-            errors.push(FieldError::invalid(
-                "spec.clusterIPs",
-                &Value::from(addresses.to_vec()),
-                detail,
-            ));
-        }
+    let path = "spec.clusterIPs";
+    // What such a Service may not have is said already.
+    if text(obj, "/spec/type") == "ExternalName" {
+        return;
     }
+    let addresses = list(obj, "/spec/clusterIPs");
     let (single, first) = (text(obj, "/spec/clusterIP"), text(obj, "/spec/clusterIPs/0"));
     if !addresses.is_empty() && single != first {
-        errors.push(FieldError::invalid(
-            "spec.clusterIP",
-            &single.into(),
-            "must match spec.clusterIPs[0]",
-        ));
+        errors.invalid("spec.clusterIP", single, "must match spec.clusterIPs[0]");
     } else if addresses.is_empty() && !single.is_empty() && single != "None" {
         ip(single, "spec.clusterIP", errors);
     }
-    if addresses.len() > 2 {
-        let detail = "may only hold up to 2 values";
-        errors.push(FieldError::invalid(
-            "spec.clusterIPs",
-            &Value::from(addresses.to_vec()),
-            detail,
-        ));
+    let families = list(obj, "/spec/ipFamilies");
+    for (i, family) in families.iter().enumerate() {
+        let at = format!("spec.ipFamilies[{i}]");
+        errors.one_of(&at, family.as_str().unwrap_or(""), &["IPv4", "IPv6"]);
+        if families[..i].contains(family) {
+            errors.duplicate(at, family.clone());
+        }
     }
     let policy = text(obj, "/spec/ipFamilyPolicy");
     if !policy.is_empty() {
-        errors.one_of(
-            "spec.ipFamilyPolicy",
-            policy,
-            &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        );
+        let supported = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+        errors.one_of("spec.ipFamilyPolicy", policy, &supported);
     }
-    for (i, family) in list(obj, "/spec/ipFamilies").iter().enumerate() {
-        errors.one_of(
-            &format!("spec.ipFamilies[{i}]"),
-            family.as_str().unwrap_or(""),
-            &["IPv4", "IPv6"],
-        );
+    let before = errors.len();
+    for (i, address) in addresses.iter().enumerate() {
+        match address.as_str().unwrap_or("") {
+            "None" if i == 0 => {
+                if addresses.len() > 1 {
+                    errors.invalid(
+                        path,
+                        addresses.to_vec(),
+                        "'None' must be the first and only value",
+                    );
+                }
+            }
+            address => ip(address, &format!("{path}[{i}]"), errors),
+        }
+    }
+    if addresses.len() > 2 {
+        errors.invalid(path, addresses.to_vec(), "may only hold up to 2 values");
+    }
+    if errors.len() > before {
+        return;
+    }
+    let parsed: Vec<IpAddr> = addresses
+        .iter()
+        .filter_map(|a| a.as_str()?.parse().ok())
+        .collect();
+    if let [a, b] = parsed[..]
+        && a.is_ipv4() == b.is_ipv4()
+    {
+        let detail = "may specify no more than one IP for each IP family";
+        errors.invalid(path, addresses.to_vec(), detail);
+    }
+    for (i, (address, family)) in parsed.iter().zip(families).enumerate() {
+        let wanted = match family.as_str() {
+            Some("IPv4") if address.is_ipv6() => "an IPv4",
+            Some("IPv6") if address.is_ipv4() => "an IPv6",
+            _ => continue,
+        };
+        let detail = format!("expected {wanted} value as indicated by `ipFamilies[{i}]`");
+        errors.invalid(format!("{path}[{i}]"), addresses[i].clone(), detail);
     }
 }
 
 pub(super) fn service_update(new: &Value, old: &Value, errors: &mut ErrorList) {
-    let external = |obj: &Value| text(obj, "/spec/type") == "ExternalName";
-    if !external(new) && !external(old) {
-        let (now, then) = (list(new, "/spec/clusterIPs"), list(old, "/spec/clusterIPs"));
-        if let Some(first) = then.first()
-            && now.first().is_some_and(|n| n != first)
-        {
-            errors.push(FieldError::invalid(
-                "spec.clusterIPs[0]",
-                &Value::from(now.to_vec()),
-                "may not change once set",
-            ));
+    let named = |obj: &Value| text(obj, "/spec/type") == "ExternalName";
+    if !named(new) && !named(old) {
+        kept_or_released(new, old, "clusterIPs", "clusterIP", errors);
+        kept_or_released(new, old, "ipFamilies", "ipFamily", errors);
+    }
+    if is_balanced(new) && is_balanced(old) {
+        let class = |obj: &Value| {
+            obj.pointer("/spec/loadBalancerClass")
+                .cloned()
+                .unwrap_or_default()
+        };
+        if class(new) != class(old) {
+            errors.invalid("spec.loadBalancerClass", class(new), "may not change once set");
         }
-        let (now, then) = (list(new, "/spec/ipFamilies"), list(old, "/spec/ipFamilies"));
-        if let (Some(n), Some(o)) = (now.first(), then.first())
-            && n != o
-        {
-            errors.push(FieldError::invalid(
-                "spec.ipFamilies[0]",
-                &Value::from(now.to_vec()),
-                "may not change once set",
-            ));
-        }
+    }
+    let port = |obj: &Value| int(obj, "/spec/healthCheckNodePort").unwrap_or(0);
+    if needs_health_check(new) && needs_health_check(old) && port(new) != port(old) {
+        errors.forbidden("spec.healthCheckNodePort", FIELD_IMMUTABLE);
     }
     service(new, errors);
 }
 
+/// The first value stays; a second one comes, or goes with the wish for a single stack.
+fn kept_or_released(new: &Value, old: &Value, field: &str, one: &str, errors: &mut ErrorList) {
+    let path = format!("spec.{field}");
+    let pointer = format!("/spec/{field}");
+    let (now, then) = (list(new, &pointer), list(old, &pointer));
+    if now.is_empty() && !then.is_empty() {
+        let detail = format!("primary {one} can not be unset");
+        return errors.invalid(format!("{path}[0]"), Value::Null, detail);
+    }
+    let same_length = now.len() == then.len();
+    for (i, (n, t)) in now.iter().zip(then).enumerate() {
+        if n != t && (i == 0 || same_length) {
+            errors.invalid(format!("{path}[{i}]"), now.to_vec(), "may not change once set");
+        }
+    }
+    let policy = text(new, "/spec/ipFamilyPolicy");
+    if then.len() > now.len() && now.len() == 1 && policy != "SingleStack" {
+        let shown = new.pointer("/spec/ipFamilyPolicy").cloned().unwrap_or_default();
+        let detail = format!("must be set to 'SingleStack' when releasing the secondary {one}");
+        errors.invalid("spec.ipFamilyPolicy", shown, detail);
+    }
+}
+
+/// Addresses that a load balancer was given.
+pub(super) fn service_status(new: &Value, _: &Value, errors: &mut ErrorList) {
+    let path = "status.loadBalancer.ingress";
+    let ingress = list(new, "/status/loadBalancer/ingress");
+    if !is_balanced(new) && !ingress.is_empty() {
+        let detail = "may only be used when `spec.type` is \"LoadBalancer\"";
+        errors.forbidden(path, detail);
+    }
+    for (i, point) in ingress.iter().enumerate() {
+        let (address, mode) = (text(point, "/ip"), text(point, "/ipMode"));
+        if !address.is_empty() {
+            ip(address, &format!("{path}[{i}].ip"), errors);
+        }
+        if !mode.is_empty() {
+            errors.one_of(&format!("{path}[{i}].ipMode"), mode, &["Proxy", "VIP"]);
+        } else if !address.is_empty() && point.get("ipMode").is_none() {
+            errors.required(
+                format!("{path}[{i}].ipMode"),
+                "must be specified when `ip` is set",
+            );
+        }
+        if !mode.is_empty() && address.is_empty() {
+            errors.forbidden(
+                format!("{path}[{i}].ipMode"),
+                "may not be specified when `ip` is not set",
+            );
+        }
+        let host = text(point, "/hostname");
+        if !host.is_empty() {
+            errors.problems(&format!("{path}[{i}].hostname"), host, subdomain_problems(host));
+            if host.parse::<IpAddr>().is_ok() {
+                errors.invalid(
+                    format!("{path}[{i}].hostname"),
+                    host,
+                    "must be a DNS name, not an IP address",
+                );
+            }
+        }
+    }
+}
+
 /// Addresses that must not be reached through the cluster's name for them.
-fn special_ranges(address: &str, path: &str, errors: &mut ErrorList) {
+pub(super) fn special_ranges(address: &str, path: &str, errors: &mut ErrorList) {
     let Ok(parsed) = address.parse::<IpAddr>() else {
         return;
     };
@@ -248,235 +476,5 @@ fn special_ranges(address: &str, path: &str, errors: &mut ErrorList) {
     ];
     for (_, detail) in details.into_iter().filter(|(applies, _)| *applies) {
         errors.push(FieldError::invalid(path, &address.into(), detail));
-    }
-}
-
-pub(super) fn endpoints(obj: &Value, errors: &mut ErrorList) {
-    for (i, subset) in list(obj, "/subsets").iter().enumerate() {
-        let path = format!("subsets[{i}]");
-        if list(subset, "/addresses").is_empty() && list(subset, "/notReadyAddresses").is_empty() {
-            errors.push(FieldError::required(
-                path.clone(),
-                "must specify `addresses` or `notReadyAddresses`",
-            ));
-        }
-        for field in ["addresses", "notReadyAddresses"] {
-            for (j, address) in list(subset, &format!("/{field}")).iter().enumerate() {
-                let path = format!("{path}.{field}[{j}].ip");
-                ip(text(address, "/ip"), &path, errors);
-                special_ranges(text(address, "/ip"), &path, errors);
-            }
-        }
-        let ports = list(subset, "/ports");
-        for (j, port) in ports.iter().enumerate() {
-            let path = format!("{path}.ports[{j}]");
-            let name = text(port, "/name");
-            if name.is_empty() && ports.len() > 1 {
-                errors.push(FieldError::required(format!("{path}.name"), ""));
-            } else if !name.is_empty() {
-                errors.problems(&format!("{path}.name"), name, label_problems(name));
-            }
-            errors.in_range(
-                &format!("{path}.port"),
-                int(port, "/port").unwrap_or(0),
-                1,
-                65_535,
-            );
-            errors.one_of(&format!("{path}.protocol"), text(port, "/protocol"), &PROTOCOLS);
-        }
-    }
-}
-
-pub(super) fn endpoint_slice(obj: &Value, errors: &mut ErrorList) {
-    let kind = text(obj, "/addressType");
-    if kind.is_empty() {
-        errors.push(FieldError::required("addressType", ""));
-    } else {
-        errors.one_of("addressType", kind, &["FQDN", "IPv4", "IPv6"]);
-    }
-    let endpoints = list(obj, "/endpoints");
-    if endpoints.len() > MAX_ENDPOINTS {
-        errors.push(too_many("endpoints", endpoints.len(), MAX_ENDPOINTS));
-        return;
-    }
-    for (i, endpoint) in endpoints.iter().enumerate() {
-        let path = format!("endpoints[{i}]");
-        let addresses = list(endpoint, "/addresses");
-        if addresses.is_empty() {
-            errors.push(FieldError::required(
-                format!("{path}.addresses"),
-                "must contain at least 1 address",
-            ));
-        } else if addresses.len() > MAX_ADDRESSES {
-            errors.push(too_many(
-                &format!("{path}.addresses"),
-                addresses.len(),
-                MAX_ADDRESSES,
-            ));
-        }
-        for (j, address) in addresses.iter().enumerate() {
-            slice_address(
-                address.as_str().unwrap_or(""),
-                kind,
-                &format!("{path}.addresses[{j}]"),
-                errors,
-            );
-        }
-        let hostname = text(endpoint, "/hostname");
-        if !hostname.is_empty() {
-            errors.problems(&format!("{path}.hostname"), hostname, label_problems(hostname));
-        }
-        let node = text(endpoint, "/nodeName");
-        if !node.is_empty() {
-            errors.problems(&format!("{path}.nodeName"), node, subdomain_problems(node));
-        }
-    }
-    let ports = list(obj, "/ports");
-    if ports.len() > MAX_PORTS {
-        errors.push(too_many("ports", ports.len(), MAX_PORTS));
-        return;
-    }
-    let mut names: Vec<&str> = Vec::new();
-    for (i, port) in ports.iter().enumerate() {
-        let path = format!("ports[{i}]");
-        let name = text(port, "/name");
-        if !name.is_empty() {
-            errors.problems(&format!("{path}.name"), name, port_name_problems_or_label(name));
-        }
-        if names.contains(&name) {
-            errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
-        }
-        names.push(name);
-        errors.one_of(&format!("{path}.protocol"), text(port, "/protocol"), &PROTOCOLS);
-    }
-}
-
-/// Names copied from Services may be longer than IANA names.
-fn port_name_problems_or_label(name: &str) -> Vec<String> {
-    if port_name_problems(name).is_empty() {
-        Vec::new()
-    } else {
-        label_problems(name)
-    }
-}
-
-fn slice_address(address: &str, kind: &str, path: &str, errors: &mut ErrorList) {
-    let parsed = address.parse::<IpAddr>();
-    match (kind, parsed) {
-        ("FQDN", _) => errors.problems(path, address, subdomain_problems(address)),
-        ("IPv4", Ok(IpAddr::V4(_))) | ("IPv6", Ok(IpAddr::V6(_))) => special_ranges(address, path, errors),
-        ("IPv4", _) => errors.push(FieldError::invalid(
-            path,
-            &address.into(),
-            "must be an IPv4 address",
-        )),
-        ("IPv6", _) => errors.push(FieldError::invalid(
-            path,
-            &address.into(),
-            "must be an IPv6 address",
-        )),
-        _ => {}
-    }
-}
-
-fn too_many(path: &str, actual: usize, max: usize) -> FieldError {
-    let detail = format!("must have at most {max} items");
-    FieldError::new(
-        crate::validation::ErrorKind::TooMany,
-        path,
-        actual.to_string(),
-        detail,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn messages(check: fn(&Value, &mut ErrorList), obj: Value) -> String {
-        let mut errors = ErrorList::new();
-        check(&obj, &mut errors);
-        if errors.is_empty() {
-            String::new()
-        } else {
-            errors.message()
-        }
-    }
-
-    fn svc(mut spec: Value) -> Value {
-        if spec.get("type").is_none() {
-            spec["type"] = "ClusterIP".into();
-        }
-        spec["sessionAffinity"] = "None".into();
-        json!({"spec": spec})
-    }
-
-    #[test]
-    fn services() {
-        let port = || json!({"port": 80, "targetPort": 80, "protocol": "TCP"});
-        assert_eq!(messages(service, svc(json!({"ports": [port()]}))), "");
-        assert_eq!(messages(service, svc(json!({"clusterIP": "None"}))), "");
-        assert_eq!(
-            messages(
-                service,
-                svc(json!({"type": "ExternalName", "externalName": "a.b."}))
-            ),
-            ""
-        );
-        let mut node = port();
-        node["nodePort"] = 30_000.into();
-        assert_eq!(
-            messages(service, svc(json!({"ports": [node]}))),
-            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"
-        );
-        assert_eq!(
-            messages(
-                service,
-                svc(json!({"ports": [port()], "externalIPs": ["127.0.0.1"]}))
-            ),
-            "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"
-        );
-        let mut errors = ErrorList::new();
-        let with = |ip: &str| svc(json!({"ports": [port()], "clusterIP": ip, "clusterIPs": [ip]}));
-        service_update(&with("10.0.0.2"), &with("10.0.0.1"), &mut errors);
-        assert_eq!(
-            errors.message(),
-            "spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"
-        );
-    }
-
-    #[test]
-    fn slices() {
-        let slice = |kind: &str, address: &str| json!({"addressType": kind, "endpoints": [{"addresses": [address]}], "ports": [{"name": "", "protocol": "TCP"}]});
-        assert_eq!(messages(endpoint_slice, slice("IPv4", "10.0.0.1")), "");
-        assert_eq!(messages(endpoint_slice, slice("IPv6", "fd00::1")), "");
-        assert_eq!(messages(endpoint_slice, slice("FQDN", "a.b")), "");
-        for (kind, address, want) in [
-            ("IPv4", "fd00::1", "must be an IPv4 address"),
-            (
-                "IPv4",
-                "169.254.1.1",
-                "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
-            ),
-            (
-                "IPv6",
-                "::1",
-                "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-            ),
-            ("IPv4", "0.0.0.0", "may not be unspecified (0.0.0.0 or ::)"),
-            (
-                "IPv6",
-                "ff02::1",
-                "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
-            ),
-        ] {
-            let want = format!("endpoints[0].addresses[0]: Invalid value: \"{address}\": {want}");
-            assert_eq!(messages(endpoint_slice, slice(kind, address)), want);
-        }
-        assert_eq!(
-            messages(endpoint_slice, json!({"addressType": "IPv4", "endpoints": [{}]})),
-            "endpoints[0].addresses: Required value: must contain at least 1 address"
-        );
     }
 }

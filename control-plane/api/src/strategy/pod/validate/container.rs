@@ -1,8 +1,8 @@
 //! Containers of a pod spec.
 
-use crate::quantity::Quantity;
-use crate::strategy::access::{Object, int, is_true, list, map, text};
+use crate::strategy::access::{Object, int, is_true, list, text};
 use crate::strategy::pod::all_containers;
+use crate::strategy::quantities::requirements;
 use crate::validation::text::{
     config_key_problems, env_var_name_problems, label_problems, port_name_problems, qualified_name_problems,
 };
@@ -60,6 +60,11 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mu
             init(container, &path, errors);
         } else if at.starts_with("ephemeral") {
             ephemeral(container, &path, errors);
+            let target = string(container, "targetContainerName");
+            let mut others = all_containers(spec).filter(|(at, _)| !at.starts_with("ephemeral"));
+            if !target.is_empty() && !others.any(|(_, other)| string(other, "name") == target) {
+                errors.push(FieldError::not_found(format!("{path}.targetContainerName"), target));
+            }
         }
         ports(container, &path, host_network, &mut host_ports, errors);
     }
@@ -110,7 +115,7 @@ fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList)
             );
         }
     }
-    resources(
+    requirements(
         container.get("resources").unwrap_or(&Value::Null),
         &format!("{path}.resources"),
         errors,
@@ -470,71 +475,6 @@ pub(crate) fn port_or_name(port: Option<&Value>, path: &str, errors: &mut ErrorL
         Some(value) => errors.in_range(path, value.as_i64().unwrap_or(0), 1, 65_535),
         None => errors.in_range(path, 0, 1, 65_535),
     }
-}
-
-/// Requests and limits of a container (or of a pod).
-pub(crate) fn resources(resources: &Value, path: &str, errors: &mut ErrorList) {
-    let parse = |value: &Value| value.as_str().and_then(|t| Quantity::parse(t).ok());
-    for kind in ["limits", "requests"] {
-        for (name, value) in map(resources, &format!("/{kind}")).into_iter().flatten() {
-            let at = format!("{path}.{kind}[{name}]");
-            resource_name(name, &at, errors);
-            let Some(amount) = parse(value) else { continue };
-            if amount.signum() < 0 {
-                errors.push(FieldError::invalid(at, value, crate::validation::NOT_NEGATIVE));
-                continue;
-            }
-            if is_extended(name) && !amount.is_integer() {
-                errors.push(FieldError::invalid(at, value, "must be an integer"));
-            }
-            if kind != "requests" {
-                continue;
-            }
-            let limit = resources.pointer("/limits").and_then(|l| l.get(name));
-            match limit.and_then(parse) {
-                Some(limit) if is_extended(name) && amount != limit => {
-                    let detail = format!("must be equal to {name} limit of {}", limit.canonical());
-                    errors.push(FieldError::invalid(format!("{path}.requests"), value, detail));
-                }
-                Some(limit) if amount > limit => {
-                    let detail = format!(
-                        "must be less than or equal to {name} limit of {}",
-                        limit.canonical()
-                    );
-                    errors.push(FieldError::invalid(format!("{path}.requests"), value, detail));
-                }
-                None if is_extended(name) => {
-                    errors.push(FieldError::required(
-                        format!("{path}.limits"),
-                        "Limit must be set for non overcommitable resources",
-                    ));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn resource_name(name: &str, path: &str, errors: &mut ErrorList) {
-    if name.starts_with("hugepages-") {
-        return;
-    }
-    if name.contains('/') {
-        errors.problems(path, name, qualified_name_problems(name));
-    } else if !matches!(name, "cpu" | "memory" | "ephemeral-storage") {
-        let detail = "must be a standard resource type or fully qualified";
-        errors.push(FieldError::invalid(path, &name.into(), detail));
-        errors.push(FieldError::invalid(
-            path,
-            &name.into(),
-            "must be a standard resource for containers",
-        ));
-    }
-}
-
-/// Resources that the node cannot overcommit.
-fn is_extended(name: &str) -> bool {
-    name.starts_with("hugepages-") || name.contains('/') && !name.contains("kubernetes.io/")
 }
 
 fn string<'a>(container: &'a Object, field: &str) -> &'a str {

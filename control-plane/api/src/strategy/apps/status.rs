@@ -1,0 +1,102 @@
+//! Checks of what controllers report about workloads.
+
+use crate::strategy::access::int;
+use crate::validation::{ErrorList, FieldError};
+use serde_json::Value;
+
+const OF_REPLICAS: &str = "cannot be greater than status.replicas";
+
+fn counts(obj: &Value, fields: &[&str], errors: &mut ErrorList) {
+    for field in fields {
+        let count = int(obj, &format!("/status/{field}")).unwrap_or(0);
+        errors.non_negative(&format!("status.{field}"), count);
+    }
+}
+
+/// Each of the fields counts some of what another counts.
+fn parts(obj: &Value, fields: &[&str], whole: &str, detail: &str, errors: &mut ErrorList) {
+    let of = |field: &str| int(obj, &format!("/status/{field}")).unwrap_or(0);
+    for field in fields.iter().filter(|field| of(field) > of(whole)) {
+        errors.invalid(format!("status.{field}"), of(field), detail);
+    }
+}
+
+pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
+    let fields = [
+        "observedGeneration",
+        "replicas",
+        "updatedReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "unavailableReplicas",
+        "collisionCount",
+    ];
+    counts(obj, &fields, errors);
+    parts(obj, &fields[2..5], "replicas", OF_REPLICAS, errors);
+    let detail = "cannot be greater than readyReplicas";
+    parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
+}
+
+/// ReplicaSets and ReplicationControllers.
+pub(super) fn replica_set(obj: &Value, errors: &mut ErrorList) {
+    let fields = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+    ];
+    counts(obj, &fields, errors);
+    parts(obj, &fields[1..4], "replicas", OF_REPLICAS, errors);
+    let detail = "cannot be greater than readyReplicas";
+    parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
+}
+
+pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
+    let fields = [
+        "currentNumberScheduled",
+        "numberMisscheduled",
+        "desiredNumberScheduled",
+        "numberReady",
+        "observedGeneration",
+        "updatedNumberScheduled",
+        "numberAvailable",
+        "numberUnavailable",
+        "collisionCount",
+    ];
+    counts(obj, &fields, errors);
+}
+
+pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
+    let fields = [
+        "replicas",
+        "readyReplicas",
+        "currentReplicas",
+        "updatedReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "collisionCount",
+    ];
+    counts(obj, &fields, errors);
+    parts(obj, &fields[1..5], "replicas", OF_REPLICAS, errors);
+    let detail = "cannot be greater than status.readyReplicas";
+    parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
+}
+
+pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {
+    let fields = [
+        "disruptionsAllowed",
+        "currentHealthy",
+        "desiredHealthy",
+        "expectedPods",
+    ];
+    counts(obj, &fields, errors);
+}
+
+/// Revisions are numbered and hold something.
+pub(super) fn revision(obj: &Value, errors: &mut ErrorList) {
+    if obj.get("data").is_none_or(Value::is_null) {
+        errors.push(FieldError::required("data", "data is mandatory"));
+    }
+    errors.non_negative("revision", int(obj, "/revision").unwrap_or(0));
+}
