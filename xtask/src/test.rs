@@ -27,8 +27,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.unit {
         return Ok(());
     }
-    build::programs()?;
-    images::build(&build::target().join("images"))?;
+    let programs = build::programs()?;
+    let images = build::target().join("images");
+    images::build(&images)?;
+    images::programs(&programs, &images.join("programs"))?;
     tests::sweep("t-")?;
     build::cargo(&["test", "-p", "tests", "--test", "story", "--test", "clients"])
 }

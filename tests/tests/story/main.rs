@@ -4,6 +4,7 @@
 //! NAME` runs those whose name contains NAME. The programs and images come from `cargo xtask test`, which builds them.
 
 mod bad_input;
+mod deploy;
 mod everyday;
 mod kill;
 mod newcomer;
@@ -51,6 +52,7 @@ const SCENARIOS: &[Scenario] = &[
         bad_input::network_plugin_absent,
     ),
     ("bad_input_containerd_down", bad_input::containerd_down),
+    ("deploy_installs_and_uninstalls", deploy::installs_and_uninstalls),
     ("kill_each_daemon_under_traffic", kill::each_daemon_under_traffic),
 ];
 

@@ -24,9 +24,9 @@ use tracing::{info, warn};
 use super::{BpfDir, client, init_log};
 
 /// What is logged unless RUST_LOG says otherwise. kube's client logs what it also returns, which the agent logs with its reason.
-const LOG: &str = "info,kube_client::client::builder=off";
+const LOG: &str = "info,kube_client::client::builder=off,kube_runtime::watcher=off";
 /// The same with the agent's decisions.
-const VERBOSE_LOG: &str = "info,proxy_ebpf=debug,kube_client::client::builder=off";
+const VERBOSE_LOG: &str = "info,proxy_ebpf=debug,kube_client::client::builder=off,kube_runtime::watcher=off";
 /// From here on kube-proxy's verbosity shows decisions.
 const VERBOSE: u32 = 4;
 
