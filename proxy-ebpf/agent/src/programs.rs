@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType,
         links::{FdLink, LinkError},
@@ -291,6 +291,8 @@ pub fn load(
     let ipv6_checksum_flag = u32::from(features.ipv6_checksum_flag);
     let mut loader = EbpfLoader::new();
     loader
+        // Why a program is refused, and how much the verifier has looked at; not each instruction of a hundred thousand.
+        .verifier_log_level(VerifierLogLevel::STATS)
         // Nothing in the programs depends on the kernel's types: these megabytes need not be kept while loading.
         .btf(None)
         .override_global("HAS_SET_RETVAL", &set_retval, true)
