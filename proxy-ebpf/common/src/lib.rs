@@ -105,6 +105,4 @@ pub mod maps {
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer by which programs ask the agent to collect dead entries of `CONNTRACK` now; the content means nothing.
     pub const PRESSURE: &str = "PRESSURE";
-    /// The set of [`NetnsCookie`](crate::NetnsCookie)s of pods whose sockets are left alone; the value means nothing.
-    pub const SOCKET_PATH_OFF: &str = "SOCKET_PATH_OFF";
 }

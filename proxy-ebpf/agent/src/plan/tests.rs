@@ -522,7 +522,8 @@ fn plan_a_cluster_ip_wins_over_an_external_one() {
     // Before the rival, after it, and together with it, in whatever order.
     let mut before = Tables::default();
     before.plan_all(vec![web(&["10.0.0.1:1"])]);
-    assert_eq!(before.plan(vec![rival()]).conflicts, [conflict.clone()]);
+    let plan = before.plan(vec![rival()]);
+    assert_eq!(plan.conflicts, std::slice::from_ref(&conflict));
     let mut after = Tables::default();
     after.plan_all(vec![rival()]);
     assert_eq!(
@@ -531,7 +532,7 @@ fn plan_a_cluster_ip_wins_over_an_external_one() {
         "nobody else wants it"
     );
     let plan = after.plan(vec![web(&["10.0.0.1:1"])]);
-    assert_eq!(plan.conflicts, [conflict.clone()]);
+    assert_eq!(plan.conflicts, std::slice::from_ref(&conflict));
     assert_eq!(
         plan.put_frontends.len(),
         1,

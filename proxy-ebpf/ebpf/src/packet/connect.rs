@@ -39,9 +39,9 @@ pub(crate) fn to_service<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
     }
     // The agent removes a slot after lowering the count, and a backend after its slots; whoever read the count before that
     // finds nothing, once, and reads the new count at the second attempt.
-    if !balance::choose::<F>(scratch)
-        && !(balance::find::<F>(scratch) && scratch.frontend.slots > 0 && balance::choose::<F>(scratch))
-    {
+    let chosen = balance::choose::<F>(scratch)
+        || (balance::find::<F>(scratch) && scratch.frontend.slots > 0 && balance::choose::<F>(scratch));
+    if !chosen {
         return drop::<F>(skb, scratch, DropReason::NoBackend);
     }
     if let Err(reason) = plan::<F>(skb, scratch) {

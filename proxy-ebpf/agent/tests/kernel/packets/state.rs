@@ -1,0 +1,142 @@
+//! What the programs remember: connections and their ends, clients, and ports.
+
+use std::collections::BTreeSet;
+
+use proxy_ebpf::connections::{Collector, plan::Flush};
+use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
+
+use super::bench::{Bench, CONTINUE, Net, SHOT, at, ip_address, service};
+use crate::{
+    agent::wait,
+    model::{ACK, FIN, Packet, SYN},
+};
+
+pub(super) fn a_connection_ends(bench: &mut Bench, net: &Net) {
+    let (client, service_address) = (at(net.client, 47_001), at(net.external_ip, 80));
+    let via = |bench: &Bench, flags| {
+        let (_, packet) = bench.run("node_ingress", &Packet::tcp(&client, &service_address, flags));
+        packet.destination.ip()
+    };
+    bench.serve(service(net, Protocol::TCP, &[net.local_pod]));
+    let old = via(bench, SYN);
+    // Its backend leaves the Service while the connection is open: it drains.
+    bench.run(
+        "pod_egress",
+        &Packet::tcp(&at(net.local_pod, 8080), &client, SYN | ACK),
+    );
+    bench.serve(service(net, Protocol::TCP, &[net.other_pod]));
+    assert_eq!(via(bench, ACK), old);
+    assert_eq!(via(bench, FIN | ACK), old);
+    assert_eq!(
+        via(bench, ACK),
+        old,
+        "what follows is still of the old connection"
+    );
+    // The same ports again are another connection.
+    assert_eq!(via(bench, SYN), ip_address(net.other_pod));
+    // It was never answered and its backend is gone: the client's next attempt goes to another.
+    bench.serve(service(net, Protocol::TCP, &[net.local_pod]));
+    assert_eq!(via(bench, SYN), ip_address(net.local_pod));
+}
+
+pub(super) fn the_client_stays(bench: &mut Bench, net: &Net) {
+    let backends = [net.local_pod, net.other_pod];
+    let mut ports = service(net, Protocol::TCP, &backends);
+    for port in &mut ports[..2] {
+        port.affinity_timeout_s = 600;
+    }
+    bench.serve(ports);
+    let via = |bench: &Bench, port| {
+        let request = Packet::tcp(&at(net.client, port), &at(net.external_ip, 80), SYN);
+        bench.run("node_ingress", &request).1.destination.ip()
+    };
+    let first = via(bench, 48_001);
+    for port in 48_002..48_030 {
+        assert_eq!(via(bench, port), first);
+    }
+    let rest: Vec<_> = backends
+        .into_iter()
+        .filter(|ip| ip_address(ip) != first)
+        .collect();
+    let mut ports = service(net, Protocol::TCP, &rest);
+    for port in &mut ports[..2] {
+        port.affinity_timeout_s = 600;
+    }
+    bench.serve(ports);
+    assert_eq!(via(bench, 48_040), ip_address(rest[0]));
+}
+
+/// A datagram says neither that it opens a connection nor that it ends one.
+pub(super) fn datagrams_move(bench: &mut Bench, net: &Net) {
+    let collector = Collector::start(&bench.dir).expect("start the collector");
+    let (client, service_address) = (at(net.client, 51_001), at(net.external_ip, 80));
+    let via = |bench: &Bench| {
+        let (_, packet) = bench.run("node_ingress", &Packet::udp(&client, &service_address));
+        packet.destination.ip()
+    };
+    bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+    assert_eq!(via(bench), ip_address(net.local_pod));
+    let plan = bench.serve(service(net, Protocol::UDP, &[net.other_pod]));
+    assert_eq!(
+        via(bench),
+        ip_address(net.local_pod),
+        "the table of connections decides"
+    );
+    let flush = Flush {
+        left: plan.left.into_iter().collect(),
+        appeared: plan.appeared.into_iter().collect(),
+    };
+    collector.flush(flush);
+    wait("datagrams go to the new backend", || {
+        via(bench) == ip_address(net.other_pod)
+    });
+
+    // What was sent into the world before there was the Service.
+    bench.serve(Vec::new());
+    let (pod, address) = (at(net.local_pod, 51_002), at(net.external_ip, 80));
+    let request = Packet::udp(&pod, &address);
+    let (_, sent) = bench.run("node_egress", &request);
+    assert_eq!(sent.source.ip(), ip_address(net.node));
+    let plan = bench.serve(service(net, Protocol::UDP, &[net.other_pod]));
+    assert!(!plan.appeared.is_empty());
+    collector.flush(Flush {
+        left: plan.left.into_iter().collect(),
+        appeared: plan.appeared.into_iter().collect(),
+    });
+    let expected = request.translated(&pod, &at(net.other_pod, 8080), 0);
+    wait("datagrams go to the Service", || {
+        bench.run("pod_egress", &request).1 == expected
+    });
+}
+
+/// Each connection to the same peer needs a port of its own; when there are no more, the packet is dropped and counted, and
+/// connections to others are not affected.
+pub(super) fn ports_run_out(bench: &Bench, net: &Net) {
+    let world = at(net.world, 4433);
+    let before = bench.drops(DropReason::SnatPorts);
+    let mut taken = BTreeSet::new();
+    let mut dropped = 0;
+    for port in 1..=5000 {
+        let (result, sent) = bench.run("node_egress", &Packet::udp(&at(net.local_pod, port), &world));
+        if result == SHOT {
+            dropped += 1;
+            continue;
+        }
+        assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+        assert!(
+            taken.insert(sent.source.port()),
+            "two connections have the port {}",
+            sent.source.port()
+        );
+    }
+    let ports = usize::from(u16::MAX - SNAT_PORT_MIN) + 1;
+    assert!(
+        taken.len() > ports * 9 / 10,
+        "{} of {ports} ports are used",
+        taken.len()
+    );
+    assert!(dropped >= 5000 - ports as u64, "{dropped}");
+    assert_eq!(bench.drops(DropReason::SnatPorts), before + dropped);
+    let elsewhere = Packet::udp(&at(net.local_pod, 5001), &at(net.world, 4434));
+    assert_eq!(bench.run("node_egress", &elsewhere).0, CONTINUE);
+}
