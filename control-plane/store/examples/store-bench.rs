@@ -243,12 +243,15 @@ async fn measure_objects(count: usize, arguments: &Arguments) -> anyhow::Result<
     ))
 }
 
-/// Median and 99th percentile.
-fn quantiles_us(latencies: &mut [Duration]) -> [u128; 2] {
+/// Median and 99th percentile, in microseconds with a tenth.
+fn quantiles_us(latencies: &mut [Duration]) -> [f64; 2] {
     latencies.sort_unstable();
     [0.5, 0.99].map(|quantile| {
         let index = ((latencies.len() as f64 * quantile) as usize).min(latencies.len().saturating_sub(1));
-        latencies.get(index).map_or(0, Duration::as_micros)
+        let micros = latencies
+            .get(index)
+            .map_or(0.0, |latency| latency.as_nanos() as f64 / 1000.0);
+        (micros * 10.0).round() / 10.0
     })
 }
 

@@ -17,7 +17,7 @@ macro_rules! contract_tests {
         $crate::contract_tests! { $open;
             writes_are_conditional, revisions_grow_by_one, list_pages, list_at_a_past_revision,
             prefixes_end_at_the_slash, bad_keys_are_refused, watch_continues_the_past, watch_is_bounded_by_compaction,
-            watch_from_the_compaction_revision_sees_the_next_delete, watch_of_the_future_skips_until_then,
+            watch_from_the_compaction_revision_sees_the_next_delete, a_deletion_is_told_though_it_is_compacted, watch_of_the_future_skips_until_then,
             a_slow_watch_is_cut_off, compaction_keeps_what_stands, ttl_deletes, ttl_is_replaced_by_an_update,
             concurrent_updates_lose_nothing, concurrent_watches_see_everything_once, random_histories_match_the_model
         }
@@ -312,6 +312,23 @@ pub(crate) async fn watch_from_the_compaction_revision_sees_the_next_delete(stor
             revision: deleted
         })]
     );
+}
+
+/// As etcd issue 18089: a compaction at the deletion's own revision takes nothing from who watches, and not the revision
+/// from the store (etcd issue 17780).
+pub(crate) async fn a_deletion_is_told_though_it_is_compacted(store: &impl Store) {
+    for round in 0..10 {
+        let key = format!("/w/{round}");
+        let created = store.create(&key, value("1"), None).await.unwrap();
+        let mut watch = store.watch("/w/", created).await.unwrap();
+        let deleted = store.delete(&key, created).await.unwrap();
+        store.compact(deleted).await.unwrap();
+        let told = take(&mut watch, 1).await;
+        let previous = key_value(&key, "1", created, created);
+        let revision = deleted;
+        assert_eq!(told, [Arc::new(Event::Delete { previous, revision })]);
+        assert_eq!(store.current_revision().await.unwrap(), deleted);
+    }
 }
 
 /// As etcd issue 20221.

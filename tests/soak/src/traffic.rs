@@ -400,11 +400,11 @@ fn position(batch: &Batch) -> Option<Revision> {
         .max(batch.events.last().map(|event| event.revision))
 }
 
-/// A revision between the two, mostly near the end.
+/// A revision between the two, mostly near the end, and never so far back that reading from there takes most of the time.
 fn recent(start: Revision, end: Revision, random: &mut StdRng) -> Revision {
     let span = end.saturating_sub(start);
     let back = match random.random_range(0..4) {
-        0 => random.random_range(0..=span),
+        0 => random.random_range(0..=span.min(2000)),
         _ => random.random_range(0..=span.min(100)),
     };
     end - back

@@ -5,6 +5,7 @@ use std::{ops::Deref, os::unix::fs::PermissionsExt, path::Path};
 use futures::StreamExt;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redb::ReadableTableMetadata;
+use soak::disk::Disk;
 use tempfile::TempDir;
 
 use super::*;
@@ -421,4 +422,42 @@ async fn a_sparse_file_is_shrunk() {
         .await
         .unwrap();
     assert_eq!(found.items, kept);
+}
+
+/// As etcd issue 14685, where a crash during defragmentation left wrong revisions.
+#[tokio::test]
+async fn power_may_be_cut_while_a_file_is_shrunk() {
+    let disk = Disk::default();
+    let store = Embedded::open_on(disk.clone(), &options(Path::new("/nowhere"))).unwrap();
+    let mut last = 0;
+    for key in 0..40 {
+        let value = Bytes::from(vec![b'x'; 20_000]);
+        let created = store.create(&format!("/s/{key}"), value, None).await.unwrap();
+        last = created;
+        if key % 8 != 7 {
+            last = store.delete(&format!("/s/{key}"), created).await.unwrap();
+        }
+    }
+    store.compact(last).await.unwrap();
+    let kept = store.list("/s/", ListOptions::default()).await.unwrap();
+    drop(store);
+
+    let mut random = StdRng::seed_from_u64(21);
+    let mut cut = 0;
+    loop {
+        let sparse = disk.copy_after_power_cut(&mut random);
+        let mut database = open_database(sparse.clone(), 1 << 20).unwrap();
+        sparse.cut_power_after(cut);
+        let shrunk = database.compact().is_ok();
+        drop(database);
+        let left = sparse.copy_after_power_cut(&mut random);
+        let store = Embedded::open_on(left, &options(Path::new("/nowhere"))).unwrap();
+        let found = store.list("/s/", ListOptions::default()).await.unwrap();
+        assert_eq!(found, kept, "power cut after {cut}");
+        if shrunk {
+            break;
+        }
+        cut += 3;
+    }
+    assert!(cut > 9, "only {cut} writes and syncs");
 }
