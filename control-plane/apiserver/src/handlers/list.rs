@@ -14,7 +14,7 @@ use store::{ListOptions, Revision};
 
 use crate::{
     context::{Context, cache_error, parse_revision, store_error},
-    list_body::{Item, list_response},
+    list_body::{Item, list_response, measure},
     respond::{HttpResponse, is_stored_version},
     watch_cache::{Filter, Object, ResourceCache},
 };
@@ -80,6 +80,7 @@ pub(super) async fn list(context: &Context) -> Result<HttpResponse, Status> {
             metadata.insert("remainingItemCount".to_owned(), listing.remaining.into());
         }
     }
+    measure(context, &listing.objects).await?;
     let items = listing.objects.into_iter().map(Item::Cached).collect();
     list_response(context, metadata, items)
 }

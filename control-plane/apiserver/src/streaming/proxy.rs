@@ -151,7 +151,9 @@ async fn send(
         let stream = TcpStream::connect(address).await;
         let stream = stream.map_err(|error| format!("dial tcp {address}: {error}"))?;
         match encrypted {
-            true => tls::handshake(stream, address).await.map(Stream::Tls),
+            true => tls::handshake(stream, address)
+                .await
+                .map(|stream| Stream::Tls(Box::new(stream))),
             false => Ok(Stream::Plain(stream)),
         }
     };
@@ -169,7 +171,7 @@ async fn send(
 /// A connection to a backend.
 enum Stream {
     Plain(TcpStream),
-    Tls(tls::TlsStream),
+    Tls(Box<tls::TlsStream>),
 }
 
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
