@@ -162,11 +162,7 @@ impl LabelRequirement {
                 ));
             }
             LabelOp::Gt | LabelOp::Lt => {
-                if let Some((i, value)) = values
-                    .iter()
-                    .enumerate()
-                    .find(|(_, v)| v.parse::<i64>().is_err())
-                {
+                if let Some((i, value)) = values.iter().enumerate().find(|(_, v)| v.parse::<i64>().is_err()) {
                     return Err(format!(
                         "values[{i}]: Invalid value: {}: for 'Gt', 'Lt' operators, the value must be an integer",
                         status::quote(value)
