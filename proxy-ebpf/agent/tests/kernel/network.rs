@@ -193,7 +193,7 @@ impl Talk {
 
     /// Sends much, while it comes back.
     pub(crate) fn transfer(self) -> io::Result<()> {
-        let sent: Vec<u8> = (0..BULK).map(|index| (index * 7 >> 5) as u8).collect();
+        let sent: Vec<u8> = (0..BULK).map(|index| ((index * 7) >> 5) as u8).collect();
         let mut writer = self.0.try_clone()?;
         let mut reader = self.0;
         thread::scope(|scope| {
