@@ -83,6 +83,14 @@ impl RuntimeConfig {
     }
 }
 
+/// A member of an object by its name, in whatever case: containerd writes `IngressRate` and `HostPort`, and plugins in Go
+/// do not tell that from what the conventions have.
+fn member<'v>(object: &'v Value, name: &str) -> &'v Value {
+    let members = object.as_object();
+    let found = members.and_then(|members| members.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)));
+    found.map_or(&Value::Null, |(_, value)| value)
+}
+
 struct Reader<'a> {
     problems: &'a mut Vec<String>,
 }
@@ -103,10 +111,11 @@ impl Reader<'_> {
     fn port_mappings(&mut self, value: Value) -> Vec<PortMapping> {
         let mut mappings = Vec::new();
         for (index, entry) in self.list("runtimeConfig.portMappings", &value).iter().enumerate() {
-            let port = |field: &str| entry[field].as_u64().and_then(|port| u16::try_from(port).ok());
+            let number = |name: &str| member(entry, name).as_u64();
+            let port = |name: &str| number(name).and_then(|port| u16::try_from(port).ok());
             match (port("hostPort").unwrap_or(0), port("containerPort")) {
                 // Runtimes pass container ports without a host port too.
-                (0, _) if entry["hostPort"].as_u64().is_none_or(|port| port == 0) => {}
+                (0, _) if number("hostPort").is_none_or(|port| port == 0) => {}
                 (host_port @ 1.., Some(container_port @ 1..)) => mappings.push(PortMapping {
                     host_port,
                     container_port,
@@ -122,7 +131,7 @@ impl Reader<'_> {
     /// `<direction>Rate` in bits per second and `<direction>Burst` in bits.
     fn shape(&mut self, bandwidth: &Value, direction: &str) -> Option<Shape> {
         let mut number = |name: &str| {
-            let value = &bandwidth[format!("{direction}{name}")];
+            let value = member(bandwidth, &format!("{direction}{name}"));
             let number = value.as_u64();
             if number.is_none() && !value.is_null() {
                 self.problems.push(format!(
@@ -182,13 +191,13 @@ impl Reader<'_> {
 
     /// From the names of the capability to those of a result.
     fn dns(&mut self, value: Value) -> Option<Value> {
-        let Value::Object(asked) = value else {
+        if !value.is_object() {
             if !value.is_null() {
                 self.problems
                     .push("runtimeConfig.dns: must be an object".to_owned());
             }
             return None;
-        };
+        }
         let mut dns = Map::new();
         for (from, to) in [
             ("servers", "nameservers"),
@@ -196,7 +205,7 @@ impl Reader<'_> {
             ("options", "options"),
         ] {
             let field = format!("runtimeConfig.dns.{from}");
-            let entries = self.list(&field, asked.get(from).unwrap_or(&Value::Null));
+            let entries = self.list(&field, member(&value, from));
             if !entries.iter().all(Value::is_string) {
                 self.problems.push(format!("{field}: must be a list of strings"));
             } else if !entries.is_empty() {
@@ -252,6 +261,19 @@ mod tests {
             dns: Some(json!({"nameservers": ["10.96.0.10"], "search": ["svc"]})),
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn containerds_spelling_is_understood() {
+        let (config, problems) = take(json!({"runtimeConfig": {
+            "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""}],
+            "bandwidth": {"IngressRate": 800, "IngressBurst": u32::MAX, "EgressRate": 0, "EgressBurst": 0},
+            "dns": {"Servers": ["10.96.0.10"], "Searches": null, "Options": null},
+        }}));
+        assert_eq!(problems, Vec::<String>::new());
+        assert_eq!(config.port_mappings.len(), 1);
+        assert_eq!(config.ingress.map(|shape| shape.rate_bytes), Some(100));
+        assert_eq!(config.dns, Some(json!({"nameservers": ["10.96.0.10"]})));
     }
 
     #[test]
