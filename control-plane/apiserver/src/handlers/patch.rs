@@ -107,7 +107,7 @@ fn misfit(patch: &str, error: &Status) -> Status {
     errors.push(FieldError::new(
         ErrorKind::Invalid,
         "patch",
-        &status::quote(patch),
+        status::quote(patch),
         why,
     ));
     status::invalid("", "", "", errors)
