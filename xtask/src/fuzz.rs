@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz [TARGET]…`: libFuzzer on the targets of the crate `fuzz`, with the compiler that everything is built with.
 //!
-//! Only our own crates are instrumented, by a wrapper around the compiler: that is what is to be searched, and it keeps the
-//! build to what changed. The corpus is unpacked below `.orlop/fuzz`, grows there, and what libFuzzer selects of it goes back
+//! Only our own crates are instrumented, by a wrapper around the compiler: that is what is to be searched, and what they
+//! depend on is there already from `cargo test`. The corpus is unpacked below `.orlop/fuzz`, grows there, and what libFuzzer selects of it goes back
 //! into the repository. An input that fails stays in `.orlop/fuzz/<target>/` and its path is printed.
 
 use std::{
@@ -35,7 +35,7 @@ const RSS_MIB_MAX: u32 = 2048;
 const TIMEOUT_SECONDS: u32 = 10;
 
 /// The flags of `cargo fuzz`, without a sanitizer: hardly any of this is unsafe code, and libFuzzer alone is much faster.
-const INSTRUMENTATION: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+const INSTRUMENTATION: &str = "-Copt-level=2 -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
@@ -76,37 +76,33 @@ impl Programs {
         let directory = build::target().join("fuzz");
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
         let wrapper = directory.join("rustc");
-        // With --target, build scripts and macros are compiled without that flag: they run without libFuzzer.
+        // Build scripts run without libFuzzer.
         let script = format!(
-            "#!/bin/sh\ncase \" $* \" in *\" --target \"*) exec \"$@\" {INSTRUMENTATION} ;; *) exec \"$@\" ;; esac\n"
+            "#!/bin/sh\ncase \" $* \" in *build_script*) exec \"$@\" ;; *) exec \"$@\" {INSTRUMENTATION} ;; esac\n"
         );
         if fs::read_to_string(&wrapper).ok().as_ref() != Some(&script) {
             fs::write(&wrapper, script).with_context(|| format!("write {}", wrapper.display()))?;
             fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))
                 .with_context(|| format!("make {} executable", wrapper.display()))?;
         }
-        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        build::cargo(&["build", "--package", "fuzz", "--bin", "corpus"])?;
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         execute(
-            Command::new(program)
+            Command::new(cargo)
                 .args([
                     "build",
-                    "--release",
                     "--package",
+                    "fuzz",
+                    "--bin",
                     "fuzz",
                     "--features",
                     "libfuzzer",
-                    "--target",
-                    &triple,
                 ])
-                .arg("--target-dir")
-                .arg(&directory)
                 .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
-                .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
-                .env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true")
+                .env("CXXFLAGS", "-O2")
                 .current_dir(build::root()),
         )?;
-        let programs = directory.join(triple).join("release");
+        let programs = build::target().join("debug");
         Ok(Programs {
             fuzz: programs.join("fuzz"),
             corpus: programs.join("corpus"),
