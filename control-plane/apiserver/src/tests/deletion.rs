@@ -84,7 +84,7 @@ async fn preconditions_and_policies() {
         .await;
     assert_eq!(
         (code, &waiting["metadata"]["finalizers"]),
-        (202, &json!(["foregroundDeletion"]))
+        (200, &json!(["foregroundDeletion"]))
     );
 }
 
