@@ -85,7 +85,11 @@ pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<H
         ["healthz" | "livez" | "readyz", rest @ ..] => health::serve(api, uri, parts[0], rest).await,
         ["metrics"] => {
             let body = metrics::render(&api.metrics, &api.cache);
-            Some(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body))
+            Some(response(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                body,
+            ))
         }
         ["api"] => Some(discovery_document(api, uri, headers, true)),
         ["apis"] => Some(discovery_document(api, uri, headers, false)),

@@ -1,8 +1,8 @@
 //! Container logs: which container's, which part of them, and following them as they are written.
 
 mod decoder;
-pub(crate) mod fuzzing;
 mod file;
+pub(crate) mod fuzzing;
 
 use std::path::PathBuf;
 

@@ -63,7 +63,10 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mu
             let target = string(container, "targetContainerName");
             let mut others = all_containers(spec).filter(|(at, _)| !at.starts_with("ephemeral"));
             if !target.is_empty() && !others.any(|(_, other)| string(other, "name") == target) {
-                errors.push(FieldError::not_found(format!("{path}.targetContainerName"), target));
+                errors.push(FieldError::not_found(
+                    format!("{path}.targetContainerName"),
+                    target,
+                ));
             }
         }
         ports(container, &path, host_network, &mut host_ports, errors);
