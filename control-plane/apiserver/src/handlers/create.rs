@@ -14,7 +14,7 @@ use super::{
 use crate::{
     admission::{Attributes, Operation},
     body::RequestBody,
-    context::{Context, now, store_error},
+    context::{Context, cache_error, now, store_error},
     respond::{HttpResponse, written_response},
     watch_cache::set_resource_version,
 };
@@ -80,7 +80,7 @@ pub(super) async fn create_object(
     }
     let api = context.api.clone();
     let key = resource.key(context.namespace(), meta::name(&object))?;
-    if !generated && context.cached()?.get(&key).is_some() {
+    if !generated && is_taken(context, &key).await? {
         // Said before anything is reserved: an address that the object itself holds is not what is wrong.
         return Err(status::already_exists(
             &resource.group,
@@ -96,13 +96,13 @@ pub(super) async fn create_object(
     for attempt in 1.. {
         let key = resource.key(context.namespace(), meta::name(&object))?;
         if dry_run {
-            return match context.cached()?.get(&key) {
-                Some(_) => Err(status::already_exists(
+            return match is_taken(context, &key).await? {
+                true => Err(status::already_exists(
                     &resource.group,
                     &resource.plural,
                     meta::name(&object),
                 )),
-                None => Ok(object),
+                false => Ok(object),
             };
         }
         let bytes = encode_for_store(&resource, &object)?;
@@ -134,6 +134,17 @@ pub(super) async fn create_object(
         reservation.keep().await;
     }
     Ok(object)
+}
+
+/// Whether there is an object. The cache may yet show one whose deletion was answered already, so what it shows is looked at
+/// again when it has caught up.
+async fn is_taken(context: &Context, key: &str) -> Result<bool, Status> {
+    let cached = context.cached()?;
+    if cached.get(key).is_none() {
+        return Ok(false);
+    }
+    context.api.cache.fresh().await.map_err(cache_error)?;
+    Ok(cached.get(key).is_some())
 }
 
 fn rename(object: &mut Value) {
