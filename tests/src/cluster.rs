@@ -100,7 +100,22 @@ impl Cluster {
     /// # Errors
     /// The first step that failed, with the log to look into.
     pub fn start(config: ClusterConfig, progress: &mut dyn FnMut(Step)) -> Result<Cluster> {
-        let layout = Layout::new(&config.name)?;
+        Cluster::start_spread(config, 0, progress)
+    }
+
+    /// The same with the last `far` nodes each on a network of its own, beyond a router that knows nothing of pods.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub fn start_spread(
+        config: ClusterConfig,
+        far: usize,
+        progress: &mut dyn FnMut(Step),
+    ) -> Result<Cluster> {
+        let mut layout = Layout::new(&config.name)?;
+        if far > 0 {
+            layout = layout.with_far_nodes(config.nodes.saturating_sub(far) + 1);
+        }
         let cluster = Cluster { config, layout };
         let mut timed = |what: &str, work: &mut dyn FnMut() -> Result<()>| -> Result<()> {
             let start = Instant::now();

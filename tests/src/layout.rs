@@ -24,6 +24,8 @@ pub(crate) const API_PORT: u16 = 6443;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     name: String,
+    /// The index of the first node that is not on the cluster's bridge.
+    first_far: usize,
 }
 
 impl Layout {
@@ -46,7 +48,52 @@ impl Layout {
         }
         Ok(Layout {
             name: name.to_owned(),
+            first_far: usize::MAX,
         })
+    }
+
+    /// The same with the nodes from `first` on each on a network of its own, beyond a router.
+    #[must_use]
+    pub(crate) fn with_far_nodes(self, first: usize) -> Layout {
+        Layout {
+            first_far: first,
+            ..self
+        }
+    }
+
+    /// Whether a node is on a network of its own.
+    pub fn is_far(&self, index: usize) -> bool {
+        index >= self.first_far
+    }
+
+    /// Whether any node can be.
+    pub(crate) fn has_far_nodes(&self) -> bool {
+        self.first_far != usize::MAX
+    }
+
+    /// The router's address on the network of a node.
+    pub(crate) fn router_ip(&self, index: usize) -> Ipv4Addr {
+        match self.is_far(index) {
+            true => Ipv4Addr::new(172, 32, u8::try_from(index).unwrap_or(u8::MAX), 1),
+            false => CONTROL_PLANE_IP,
+        }
+    }
+
+    /// The same for IPv6.
+    pub(crate) fn router_ip6(&self, index: usize) -> Ipv6Addr {
+        match self.is_far(index) {
+            true => Ipv6Addr::new(
+                0xfd00,
+                0x32,
+                u16::try_from(index).unwrap_or(u16::MAX),
+                0,
+                0,
+                0,
+                0,
+                1,
+            ),
+            false => CONTROL_PLANE_IP6,
+        }
     }
 
     /// The directory that holds the state of all clusters.
@@ -144,24 +191,17 @@ impl Layout {
         format!("/{}/{}", self.name, self.node_name(index))
     }
 
-    /// The node's address on the cluster's bridge.
+    /// The node's address on the cluster's bridge, or on its own network.
     pub fn node_ip(&self, index: usize) -> Ipv4Addr {
         let host = 10 + u8::try_from(index).unwrap_or(u8::MAX - 10);
-        Ipv4Addr::new(172, 31, 0, host)
+        let [a, b, c, _] = self.router_ip(index).octets();
+        Ipv4Addr::new(a, b, c, host)
     }
 
     /// The same for IPv6.
     pub fn node_ip6(&self, index: usize) -> Ipv6Addr {
-        Ipv6Addr::new(
-            0xfd00,
-            0x31,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0x10 + u16::try_from(index).unwrap_or(0xff),
-        )
+        let [a, b, c, ..] = self.router_ip6(index).segments();
+        Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0x10 + u16::try_from(index).unwrap_or(0xff))
     }
 }
 

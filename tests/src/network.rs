@@ -87,7 +87,28 @@ fn make_node(layout: &Layout, index: usize, control_plane: &str, node: &str) -> 
         "netns",
         node,
     ])?;
-    ip(&["-n", control_plane, "link", "set", &port, "master", "br0", "up"])?;
+    if layout.is_far(index) {
+        // The control plane's namespace is the router between the bridge and this node's network.
+        let addresses = [
+            format!("{}/24", layout.router_ip(index)),
+            format!("{}/64", layout.router_ip6(index)),
+        ];
+        for address in &addresses {
+            ip(&[
+                "-n",
+                control_plane,
+                "address",
+                "add",
+                address,
+                "dev",
+                &port,
+                "nodad",
+            ])?;
+        }
+        ip(&["-n", control_plane, "link", "set", &port, "up"])?;
+    } else {
+        ip(&["-n", control_plane, "link", "set", &port, "master", "br0", "up"])?;
+    }
     ip(&[
         "-n",
         node,
@@ -115,7 +136,7 @@ fn make_node(layout: &Layout, index: usize, control_plane: &str, node: &str) -> 
         "add",
         "default",
         "via",
-        &CONTROL_PLANE_IP.to_string(),
+        &layout.router_ip(index).to_string(),
     ])?;
     ip(&[
         "-n",
@@ -125,13 +146,17 @@ fn make_node(layout: &Layout, index: usize, control_plane: &str, node: &str) -> 
         "add",
         "default",
         "via",
-        &CONTROL_PLANE_IP6.to_string(),
+        &layout.router_ip6(index).to_string(),
     ])?;
     Ok(())
 }
 
-/// Tells the control plane's namespace that a node's pods are behind that node.
+/// Tells the control plane's namespace that a node's pods are behind that node. Not when it is a router between nodes: real
+/// ones know nothing of pods.
 pub(crate) fn route_pods(layout: &Layout, index: usize, pod_cidrs: &[String]) -> Result<()> {
+    if layout.has_far_nodes() {
+        return Ok(());
+    }
     for cidr in pod_cidrs {
         let via = if cidr.contains(':') {
             layout.node_ip6(index).to_string()

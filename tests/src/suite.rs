@@ -42,6 +42,11 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
 
 /// The same on a cluster of so many nodes.
 pub fn main_with_nodes(nodes: usize, scenarios: &[Scenario]) -> ExitCode {
+    main_with_far_nodes(nodes, 0, scenarios)
+}
+
+/// The same with the last `far` of the nodes each on a network of its own, beyond a router.
+pub fn main_with_far_nodes(nodes: usize, far: usize, scenarios: &[Scenario]) -> ExitCode {
     let filters: Vec<String> = env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
@@ -54,7 +59,7 @@ pub fn main_with_nodes(nodes: usize, scenarios: &[Scenario]) -> ExitCode {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    match run(nodes, &chosen) {
+    match run(nodes, far, &chosen) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -65,10 +70,10 @@ pub fn main_with_nodes(nodes: usize, scenarios: &[Scenario]) -> ExitCode {
 }
 
 /// Runs the scenarios and returns how many failed.
-fn run(nodes: usize, chosen: &[&Scenario]) -> Result<usize> {
+fn run(nodes: usize, far: usize, chosen: &[&Scenario]) -> Result<usize> {
     crate::sweep("t-")?;
     let config = config(&format!("t-{}", std::process::id()), nodes)?;
-    let cluster = Cluster::start(config, &mut |step| {
+    let cluster = Cluster::start_spread(config, far, &mut |step| {
         println!("{:>8.2} s  {}", step.took.as_secs_f64(), step.what);
     });
     let cluster = match cluster {
