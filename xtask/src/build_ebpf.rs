@@ -6,6 +6,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -163,9 +164,35 @@ fn compile(root: &Path, source: &Path, sysroot: &Path, linker: &Path) -> Result<
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"))
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
+        .env("RUSTC_WRAPPER", wrapper(&target_dir)?)
         .env_remove("RUSTFLAGS");
     run_visibly(&mut build).context("compile proxy-ebpf/ebpf")?;
     Ok(target_dir.join(TARGET).join("release/programs"))
+}
+
+/// Cargo's names for crates hold a hash of where they lie, which orders the functions in the object. This stands between
+/// cargo and the compiler and names a crate by what it is.
+const WRAPPER: &str = r#"#!/bin/sh
+rustc=$1
+shift
+for argument; do
+    shift
+    case $argument in metadata=*) argument=metadata=$CARGO_CRATE_NAME-$CARGO_PKG_VERSION ;; esac
+    set -- "$@" "$argument"
+done
+exec "$rustc" "$@"
+"#;
+
+fn wrapper(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("rustc-wrapper");
+    // Cargo builds anew what another wrapper built, and this one should be the same at every call.
+    if fs::read_to_string(&path).ok().as_deref() != Some(WRAPPER) {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        fs::write(&path, WRAPPER).with_context(|| format!("write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("make {} executable", path.display()))?;
+    }
+    Ok(path)
 }
 
 /// The folders that hold downloaded crates. Each is named after its registry, which may be a mirror: all are remapped to one.
