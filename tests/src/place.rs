@@ -1,8 +1,8 @@
 //! Places of a cluster, besides its pods, where a program can be run.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::{Cluster, cgroup};
 
@@ -13,6 +13,29 @@ pub enum Place {
     Node(usize),
     /// On the network that joins the nodes, but on none of them.
     Outside,
+    /// In the network namespace of this process, but outside of its cgroups: like a pod whose sockets nobody translates.
+    NamespaceOf(i32),
+}
+
+impl Place {
+    /// The network namespace of a pod, by its uid.
+    ///
+    /// # Errors
+    /// None of its processes runs.
+    pub fn namespace_of_pod(uid: &str) -> Result<Place> {
+        let needle = format!("pod{uid}");
+        for entry in fs::read_dir("/proc").context("read /proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // A process may end while it is looked at.
+            let cgroups = fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            if cgroups.contains(&needle) {
+                return Ok(Place::NamespaceOf(pid));
+            }
+        }
+        bail!("no process of pod {uid} runs")
+    }
 }
 
 impl Place {
@@ -42,6 +65,14 @@ impl Place {
                 let mut command = Command::new("nsenter");
                 command
                     .arg(format!("--net=/run/netns/{}", layout.control_plane_netns()))
+                    .arg("--")
+                    .arg(program);
+                command
+            }
+            Place::NamespaceOf(pid) => {
+                let mut command = Command::new("nsenter");
+                command
+                    .arg(format!("--net=/proc/{pid}/ns/net"))
                     .arg("--")
                     .arg(program);
                 command

@@ -26,10 +26,12 @@ const DROPPED_AFTER: &str = "1500";
 pub(crate) enum Client {
     /// A pod of the node, whose sockets are translated.
     Pod(usize),
-    /// A pod of node 1 that has opted out of that: its packets are translated.
+    /// In the network namespace of a pod of node 1 but outside of its cgroup: no socket is translated, packets are.
     Packets,
     /// A backend itself.
     Backend(usize),
+    /// The same by packets.
+    BackendPackets(usize),
     /// A process of the node.
     Node(usize),
     /// A machine that is no node.
@@ -112,32 +114,31 @@ impl<'a> Stage<'a> {
     pub(crate) fn set(world: &'a World<'a>) -> Result<Self> {
         let stage = Self { world };
         let mut items: Vec<Value> = (1..=2).map(|node| stage.backend(node, json!({}))).collect();
-        items.extend((1..=2).map(|node| stage.sleeper(&format!("client-{node}"), node, json!({}))));
-        items.push(stage.sleeper("packets", 1, json!({"orlop.io/socket-translation": "false"})));
+        items.extend((1..=2).map(|node| stage.sleeper(&format!("client-{node}"), node)));
         stage.apply(&items)?;
-        stage.ready(&["web-1", "web-2", "client-1", "client-2", "packets"])?;
+        stage.ready(&["web-1", "web-2", "client-1", "client-2"])?;
         Ok(stage)
     }
 
     /// A pod of the node that serves, called `web-N`. `spec` is merged into its container.
     pub(crate) fn backend(&self, node: usize, container: Value) -> Value {
-        let mut pod = self.pod(&format!("web-{node}"), node, json!({"app": "web"}), json!({}));
+        let mut pod = self.pod(&format!("web-{node}"), node, json!({"app": "web"}));
         merge(&mut pod["spec"]["containers"][0], container);
         pod
     }
 
-    fn sleeper(&self, name: &str, node: usize, annotations: Value) -> Value {
-        let mut pod = self.pod(name, node, json!({}), annotations);
+    fn sleeper(&self, name: &str, node: usize) -> Value {
+        let mut pod = self.pod(name, node, json!({}));
         pod["spec"]["containers"][0]["command"] =
             json!(["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]);
         pod
     }
 
-    fn pod(&self, name: &str, node: usize, labels: Value, annotations: Value) -> Value {
+    fn pod(&self, name: &str, node: usize, labels: Value) -> Value {
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "labels": labels, "annotations": annotations},
+            "metadata": {"name": name, "labels": labels},
             "spec": {
                 "nodeName": self.world.cluster.layout().node_name(node),
                 "terminationGracePeriodSeconds": 1,
@@ -249,11 +250,7 @@ impl<'a> Stage<'a> {
             "--count",
             if answers { EXCHANGES } else { "1" },
             "--timeout-ms",
-            if expected == Expect::Dropped {
-                DROPPED_AFTER
-            } else {
-                "5000"
-            },
+            if answers { "5000" } else { DROPPED_AFTER },
         ];
         let output = self
             .command(client)?
@@ -273,11 +270,18 @@ impl<'a> Stage<'a> {
         };
         Ok(match client {
             Client::Pod(node) => in_pod(&format!("client-{node}")),
-            Client::Packets => in_pod("packets"),
+            Client::Packets => self.packets("client-1")?,
             Client::Backend(node) => in_pod(&format!("web-{node}")),
+            Client::BackendPackets(node) => self.packets(&format!("web-{node}"))?,
             Client::Node(index) => Place::Node(index).command(self.world.cluster, &test_program())?,
             Client::Outside => Place::Outside.command(self.world.cluster, &test_program())?,
         })
+    }
+
+    fn packets(&self, pod: &str) -> Result<Command> {
+        let pod = self.world.get(&["pod", pod])?;
+        let uid = pod["metadata"]["uid"].as_str().context("a pod without uid")?;
+        Place::namespace_of_pod(uid)?.command(self.world.cluster, &test_program())
     }
 
     /// Sends an address the way of a node, as a load balancer or a router would.
