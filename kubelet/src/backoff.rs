@@ -18,6 +18,46 @@ pub fn next_delay(delay: Duration) -> Duration {
     }
 }
 
+/// The first delay after a container could not be made or started.
+const START_FIRST: Duration = Duration::from_millis(500);
+
+/// The failed starts in a row of one container, which the runtime knows nothing of.
+///
+/// A failed try wakes its own worker, by the status that is written and by the runtime's events; without a memory of it the
+/// next try would follow at once. It is tried again sooner than upstream does, whose workers wait for [`INITIAL`].
+#[derive(Debug, Default)]
+pub struct StartFailures {
+    /// `metadata.generation` of the pod that failed: a new spec may have mended the cause.
+    generation: Option<i64>,
+    delay: Duration,
+    retry_at: Option<tokio::time::Instant>,
+}
+
+impl StartFailures {
+    /// Until when the container is left alone.
+    pub fn held_until(
+        &self,
+        generation: Option<i64>,
+        now: tokio::time::Instant,
+    ) -> Option<tokio::time::Instant> {
+        self.retry_at
+            .filter(|at| self.generation == generation && now < *at)
+    }
+
+    /// Counts a failure and returns when the next try is due: after half a second, doubling up to [`INITIAL`].
+    pub fn failed(&mut self, generation: Option<i64>, now: tokio::time::Instant) -> tokio::time::Instant {
+        self.delay = if self.retry_at.is_some() && self.generation == generation {
+            (self.delay * 2).min(INITIAL)
+        } else {
+            START_FIRST
+        };
+        self.generation = generation;
+        let at = now + self.delay;
+        self.retry_at = Some(at);
+        at
+    }
+}
+
 /// The first and the longest wait of a watch that broke.
 const WATCH_FIRST: Duration = Duration::from_millis(100);
 const WATCH_LAST: Duration = Duration::from_secs(2);
@@ -80,5 +120,31 @@ mod tests {
             })
             .collect();
         assert_eq!(delays, ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"]);
+    }
+
+    #[test]
+    fn failed_starts_are_put_off_whatever_wakes_the_worker() {
+        let begin = tokio::time::Instant::now();
+        let mut failures = StartFailures::default();
+        assert_eq!(failures.held_until(Some(1), begin), None);
+        let mut now = begin;
+        let delays: Vec<Duration> = (0..7)
+            .map(|_| {
+                let at = failures.failed(Some(1), now);
+                assert_eq!(failures.held_until(Some(1), now), Some(at));
+                assert_eq!(failures.held_until(Some(1), at), None, "due");
+                let delay = at - now;
+                now = at;
+                delay
+            })
+            .collect();
+        assert_eq!(
+            delays,
+            [500, 1000, 2000, 4000, 8000, 10_000, 10_000].map(Duration::from_millis)
+        );
+        let at = failures.failed(Some(1), now);
+        assert!(at > now);
+        assert_eq!(failures.held_until(Some(2), now), None, "another spec");
+        assert_eq!(failures.failed(Some(2), now) - now, START_FIRST);
     }
 }

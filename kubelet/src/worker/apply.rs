@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{
     Worker,
     plan::{Observed, Plan, SandboxPlan},
+    start::Retry,
     stop::{grace_period, probe_grace},
 };
 use crate::{
@@ -44,10 +45,10 @@ impl Applied {
 impl Worker {
     pub(super) async fn apply(&mut self, pod: &Arc<Pod>, plan: &Plan, observed: &Observed) -> Applied {
         let mut applied = Applied::default();
-        self.waiting.retain(|name, _| {
-            plan.start.iter().any(|start| start.name == *name)
-                || plan.back_off.iter().any(|wait| wait.name == *name)
-        });
+        let starts = |name: &String| plan.start.iter().any(|start| start.name == *name);
+        self.waiting
+            .retain(|name, _| starts(name) || plan.back_off.iter().any(|wait| wait.name == *name));
+        self.start_failures.retain(|name, _| starts(name));
         for kill in &plan.kill {
             self.stop(
                 pod,
@@ -127,14 +128,28 @@ impl Worker {
             let Some(spec) = pod::all_containers(pod).find(|container| container.name == start.name) else {
                 continue;
             };
+            let generation = pod.metadata.generation;
+            let failures = self.start_failures.get(&start.name);
+            if let Some(at) = failures.and_then(|failures| failures.held_until(generation, Instant::now())) {
+                applied.retry_at(at);
+                continue;
+            }
             match self
                 .start(pod, spec, start, &sandbox, &config, &mut applied)
                 .await
             {
-                Ok(()) => drop(self.waiting.remove(&start.name)),
+                Ok(()) => {
+                    self.waiting.remove(&start.name);
+                    self.start_failures.remove(&start.name);
+                }
                 Err(error) => {
-                    if let Some(at) = error.retry_at {
-                        applied.retry_at(at);
+                    match error.retry {
+                        Retry::OnWake => {}
+                        Retry::At(at) => applied.retry_at(at),
+                        Retry::AfterBackOff => {
+                            let failures = self.start_failures.entry(start.name.clone()).or_default();
+                            applied.retry_at(failures.failed(generation, Instant::now()));
+                        }
                     }
                     match error.waiting {
                         Some(waiting) => drop(self.waiting.insert(start.name.clone(), waiting)),

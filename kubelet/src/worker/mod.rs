@@ -24,6 +24,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tracing::Instrument;
 
 use crate::{
+    backoff::StartFailures,
     context::{Context, Signal},
     error,
     pod::{self, ContainerState, PodObservation},
@@ -76,6 +77,7 @@ pub async fn run(context: Arc<Context>, desired: watch::Receiver<Desired>, rejec
         writer: StatusWriter::default(),
         start_time: None,
         waiting: HashMap::new(),
+        start_failures: HashMap::new(),
         announced_waits: HashSet::new(),
         stopping: HashMap::new(),
         announced_exits: HashMap::new(),
@@ -101,6 +103,8 @@ struct Worker {
     start_time: Option<Timestamp>,
     /// Why containers that should start have not.
     waiting: HashMap<String, Waiting>,
+    /// Containers whose last start failed.
+    start_failures: HashMap<String, StartFailures>,
     /// Dead containers whose back-off has been told in an event.
     announced_waits: HashSet<String>,
     /// Containers being stopped.

@@ -14,7 +14,6 @@ use super::{
     stop::grace_period,
 };
 use crate::{
-    backoff,
     container::{self, Parts},
     env::{self, Sources},
     events::EventType,
@@ -31,8 +30,19 @@ const POST_START_MAX: Duration = Duration::from_secs(600);
 pub(super) struct StartError {
     /// What its status shows; nothing while its image is being pulled for the first time.
     pub(super) waiting: Option<Waiting>,
-    /// When to try again; none when a wake will come.
-    pub(super) retry_at: Option<Instant>,
+    /// When to try again.
+    pub(super) retry: Retry,
+}
+
+/// When a container that did not start is tried again.
+pub(super) enum Retry {
+    /// When a wake comes: somebody else works on the cause.
+    OnWake,
+    /// Then at the latest.
+    At(Instant),
+    /// Not before the container's own back-off has passed, whatever wakes the worker until then: the failed try itself
+    /// does, by the status it writes and the events of the runtime.
+    AfterBackOff,
 }
 
 impl Worker {
@@ -56,7 +66,7 @@ impl Worker {
                     reason: reason.to_owned(),
                     message: waiting.message,
                 }),
-                retry_at: waiting.retry_at,
+                retry: waiting.retry_at.map_or(Retry::OnWake, Retry::At),
             })?;
         let failed = |reason: &str, message: String| {
             tracing::warn!(container = spec.name, reason, message, "starting a container");
@@ -69,7 +79,7 @@ impl Worker {
                     reason: reason.to_owned(),
                     message,
                 }),
-                retry_at: Some(Instant::now() + backoff::INITIAL),
+                retry: Retry::AfterBackOff,
             }
         };
         let container_config = self
