@@ -9,7 +9,8 @@ use anyhow::Context;
 use apiserver::{Server, UserInfo};
 use clap::Parser;
 use flags::{ApiServerFlags, Cli, ClientFlags, Command, ControllerManagerFlags};
-use store::{Embedded, EmbeddedOptions, Etcd};
+use futures::{FutureExt, future::BoxFuture};
+use store::{Embedded, Etcd};
 use tokio::task::JoinSet;
 
 fn main() -> std::process::ExitCode {
@@ -57,7 +58,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         None => everything(cli.apiserver, cli.controller_manager).await,
         Some(Command::Apiserver(flags)) => match unless_stopped(start(&flags)).await? {
-            Some(server) => serve(server).await,
+            Some((server, store_failed)) => serve(server, store_failed).await,
             None => Ok(()),
         },
         Some(Command::Scheduler(flags)) => {
@@ -94,13 +95,13 @@ async fn everything(
     controller_manager: ControllerManagerFlags,
 ) -> anyhow::Result<()> {
     let config = controller_manager.config(&apiserver.service_cluster_ip_range)?;
-    let Some(server) = unless_stopped(start(&apiserver)).await? else {
+    let Some((server, store_failed)) = unless_stopped(start(&apiserver)).await? else {
         return Ok(());
     };
     let mut tasks = JoinSet::new();
     let scheduler = server.client(UserInfo::new("system:kube-scheduler", &[]));
     let controllers = server.client(UserInfo::new("system:kube-controller-manager", &[]));
-    let serving = serve(server);
+    let serving = serve(server, store_failed);
     tasks.spawn(async move { scheduler::run(scheduler, scheduler::Config::default()).await });
     tasks.spawn(async move { controllers::run(controllers, config).await });
     let parts = async {
@@ -115,21 +116,28 @@ async fn everything(
     }
 }
 
-async fn start(flags: &ApiServerFlags) -> anyhow::Result<Server> {
+/// Why the store cannot be written any more, once that is so. A process that ends then is started again by its service
+/// manager, and finds out whether the disk is well.
+type StoreFailed = BoxFuture<'static, store::Error>;
+
+async fn start(flags: &ApiServerFlags) -> anyhow::Result<(Server, StoreFailed)> {
     if let Some(options) = flags.store.etcd()? {
         let store = Etcd::connect(options).await.context("--etcd-servers")?;
-        return Ok(Server::new(flags.config(), Arc::new(store)).await?);
+        let server = Server::new(flags.config(), Arc::new(store)).await?;
+        // Its members come and go.
+        return Ok((server, std::future::pending().boxed()));
     }
     let dir = flags.store.embedded_dir();
-    let store = Embedded::open(EmbeddedOptions::new(&dir))
+    let store = Embedded::open(flags.store.embedded())
         .with_context(|| format!("--data-dir {}", flags.store.data_dir.display()))?;
+    let store_failed = store.failed().boxed();
     let store = Arc::new(store);
     snapshot::offer(&store, &dir);
-    Ok(Server::new(flags.config(), store).await?)
+    Ok((Server::new(flags.config(), store).await?, store_failed))
 }
 
-/// Serves until a signal says to stop and the last answers are given.
-async fn serve(server: Server) -> anyhow::Result<()> {
+/// Serves until a signal says to stop and the last answers are given, or until the store fails.
+async fn serve(server: Server, store_failed: StoreFailed) -> anyhow::Result<()> {
     let listening = server.listen().await?;
     for address in listening.addresses() {
         tracing::info!(%address, "serving");
@@ -143,6 +151,7 @@ async fn serve(server: Server) -> anyhow::Result<()> {
     tokio::select! {
         () = listening.run() => Ok(()),
         never = stop => never,
+        error = store_failed => Err(error).context("the store failed"),
     }
 }
 

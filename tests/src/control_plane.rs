@@ -113,6 +113,12 @@ impl ControlPlane {
         }
     }
 
+    /// Whether the process has ended by itself, or was killed.
+    pub fn has_ended(&mut self) -> bool {
+        let status = self.process.as_mut().map(Child::try_wait);
+        !matches!(status, Some(Ok(None)))
+    }
+
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig

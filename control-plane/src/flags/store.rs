@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
-use store::{EtcdOptions, EtcdTls};
+use store::{EmbeddedOptions, EtcdOptions, EtcdTls};
 
 use super::duration;
 
@@ -29,7 +29,7 @@ pub(crate) struct StoreFlags {
     /// What all keys in etcd begin with.
     #[arg(long, value_name = "PREFIX", default_value = "/registry")]
     pub(crate) etcd_prefix: String,
-    /// How often etcd's history is compacted, such as 5m; 0 leaves that to others.
+    /// How often old history is compacted, such as 5m; 0 leaves that, in etcd, to others. It goes for the embedded store too.
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub(crate) etcd_compaction_interval: Duration,
 }
@@ -38,6 +38,19 @@ impl StoreFlags {
     /// The embedded store's directory.
     pub(crate) fn embedded_dir(&self) -> PathBuf {
         self.data_dir.join("store")
+    }
+
+    /// How to open the embedded store.
+    pub(crate) fn embedded(&self) -> EmbeddedOptions {
+        EmbeddedOptions {
+            compaction_interval: self.compaction_interval(),
+            ..EmbeddedOptions::new(self.embedded_dir())
+        }
+    }
+
+    fn compaction_interval(&self) -> Option<Duration> {
+        let interval = self.etcd_compaction_interval;
+        (!interval.is_zero()).then_some(interval)
     }
 
     /// How to reach etcd, if that is the store.
@@ -55,11 +68,10 @@ impl StoreFlags {
             (None, Some(url)) => bail!("--etcd-servers {url} needs --etcd-cafile"),
             (None, None) => None,
         };
-        let interval = self.etcd_compaction_interval;
         Ok(Some(EtcdOptions {
             tls,
             prefix: self.etcd_prefix.clone(),
-            compaction_interval: (!interval.is_zero()).then_some(interval),
+            compaction_interval: self.compaction_interval(),
             ..EtcdOptions::new(self.etcd_servers.clone())
         }))
     }
@@ -86,6 +98,20 @@ mod tests {
             (plain.prefix.as_str(), plain.compaction_interval),
             ("/registry", Some(Duration::from_secs(300)))
         );
+        let embedded = |flags: &str| {
+            parse(flags)
+                .unwrap()
+                .apiserver
+                .store
+                .embedded()
+                .compaction_interval
+        };
+        assert_eq!(embedded(""), Some(Duration::from_secs(300)));
+        assert_eq!(
+            embedded("--etcd-compaction-interval 90s"),
+            Some(Duration::from_secs(90))
+        );
+        assert_eq!(embedded("--etcd-compaction-interval 0"), None);
         let never = options("--etcd-servers http://a:2379 --etcd-compaction-interval 0 --etcd-prefix /x");
         let never = never.unwrap().unwrap();
         assert_eq!((never.prefix.as_str(), never.compaction_interval), ("/x", None));

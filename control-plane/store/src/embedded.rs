@@ -164,6 +164,12 @@ impl Embedded {
         })
     }
 
+    /// Waits until the data file fails, as on a full or a broken disk, and tells how. No write is accepted from then on, so
+    /// whoever has the store should end and open it again. [`Error::Closed`] when it was closed in peace.
+    pub fn failed(&self) -> impl Future<Output = Error> + Send + use<> {
+        self.reader.failed()
+    }
+
     async fn send<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or(Error::Closed)?;

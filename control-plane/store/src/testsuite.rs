@@ -2,10 +2,17 @@
 //! makes a test of each function here; every function is given a store without any key, which may be at
 //! any revision.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{Error, Event, KeyValue, ListOptions, Revision, Store, WatchStream};
@@ -19,6 +26,9 @@ macro_rules! contract_tests {
             prefixes_end_at_the_slash, bad_keys_are_refused, watch_continues_the_past, watch_is_bounded_by_compaction,
             watch_from_the_compaction_revision_sees_the_next_delete, a_deletion_is_told_though_it_is_compacted, watch_of_the_future_skips_until_then,
             a_slow_watch_is_cut_off, compaction_keeps_what_stands, ttl_deletes, ttl_is_replaced_by_an_update,
+            a_read_names_the_newest_revision, pages_of_a_compacted_revision_are_refused, revisions_never_go_back,
+            a_key_created_again_outlives_its_old_deadline, writes_that_share_a_commit_are_told_one_by_one,
+            many_watches_of_large_values_lose_nothing,
             concurrent_updates_lose_nothing, concurrent_watches_see_everything_once, random_histories_match_the_model
         }
     };
@@ -437,6 +447,208 @@ pub(crate) async fn ttl_is_replaced_by_an_update(store: &impl Store) {
     keys.sort();
     assert_eq!(keys, ["/t/gone", "/t/last"]);
     assert_eq!(store.get("/t/kept").await.unwrap().0.unwrap().mod_revision, kept);
+}
+
+/// Also where nothing is found, and on every page (kine told the revision of the newest item, or 0).
+pub(crate) async fn a_read_names_the_newest_revision(store: &impl Store) {
+    for index in 0..3 {
+        store
+            .create(&format!("/r/{index}"), value("x"), None)
+            .await
+            .unwrap();
+    }
+    let newest = store.create("/elsewhere/x", value("x"), None).await.unwrap();
+    assert_eq!(store.current_revision().await.unwrap(), newest);
+    assert_eq!(store.get("/r/none").await.unwrap(), (None, newest));
+    assert_eq!(store.get("/r/0").await.unwrap().1, newest);
+    for (prefix, after, limit) in [
+        ("/none/", None, 0),
+        ("/none/", None, 1),
+        ("/r/", None, 2),
+        ("/r/", Some("/r/1"), 2),
+        ("/r/", Some("/r/2"), 2),
+    ] {
+        for uncounted in [false, true] {
+            let options = ListOptions {
+                limit,
+                after: after.map(str::to_owned),
+                uncounted,
+                ..ListOptions::default()
+            };
+            let listing = store.list(prefix, options.clone()).await.unwrap();
+            assert_eq!(listing.revision, newest, "{prefix} {options:?}");
+        }
+    }
+}
+
+/// As etcd issue 18667: a read at a revision that is compacted between its parts is refused, never answered with less.
+pub(crate) async fn pages_of_a_compacted_revision_are_refused(store: &impl Store) {
+    let mut revisions = Vec::new();
+    for index in 0..6 {
+        let created = store.create(&format!("/p/{index}"), value("1"), None).await;
+        revisions.push(created.unwrap());
+    }
+    let options = ListOptions {
+        limit: 2,
+        ..ListOptions::default()
+    };
+    let first = store.list("/p/", options.clone()).await.unwrap();
+    for (index, revision) in revisions.iter().enumerate().skip(3) {
+        store.delete(&format!("/p/{index}"), *revision).await.unwrap();
+    }
+    let page = ListOptions {
+        after: first.items.last().map(|item| item.key.to_string()),
+        revision: Some(first.revision),
+        ..options
+    };
+    let second = store.list("/p/", page.clone()).await.unwrap();
+    let keys: Vec<_> = second.items.iter().map(|item| &*item.key).collect();
+    assert_eq!((keys, second.remaining), (vec!["/p/2", "/p/3"], 2));
+    // At the compaction's own revision all is still there, one before it nothing is.
+    store.compact(first.revision).await.unwrap();
+    assert_eq!(store.list("/p/", page.clone()).await.unwrap(), second);
+    store.compact(first.revision + 1).await.unwrap();
+    match store.list("/p/", page).await {
+        Err(Error::Compacted { requested, .. }) => assert_eq!(requested, first.revision),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What anybody was told is the past for whoever asks later (kine's went backwards).
+pub(crate) async fn revisions_never_go_back(store: &impl Store) {
+    let told = AtomicU64::new(store.current_revision().await.unwrap());
+    let ask = async |answer: BoxFuture<'_, Revision>| {
+        let floor = told.load(Ordering::SeqCst);
+        let revision = answer.await;
+        assert!(revision >= floor, "{revision} after {floor} was told");
+        told.fetch_max(revision, Ordering::SeqCst);
+        revision
+    };
+    let writer = async |client: usize| {
+        for index in 0..30 {
+            let key = format!("/b/{client}/{index}");
+            let created = ask(Box::pin(async {
+                store.create(&key, value("x"), None).await.unwrap()
+            }));
+            let created = created.await;
+            if index % 3 == 0 {
+                ask(Box::pin(async { store.delete(&key, created).await.unwrap() })).await;
+            }
+        }
+    };
+    let reader = async || {
+        for index in 0..60 {
+            ask(Box::pin(async {
+                match index % 3 {
+                    0 => store.current_revision().await.unwrap(),
+                    1 => store.get("/b/0/0").await.unwrap().1,
+                    _ => {
+                        store
+                            .list("/b/1/", ListOptions::default())
+                            .await
+                            .unwrap()
+                            .revision
+                    }
+                }
+            }))
+            .await;
+        }
+    };
+    futures::join!(
+        futures::future::join_all((0..4).map(writer)),
+        futures::future::join_all((0..4).map(|_| reader()))
+    );
+}
+
+/// Who deletes a key takes its deadline with it.
+pub(crate) async fn a_key_created_again_outlives_its_old_deadline(store: &impl Store) {
+    let ttl = Some(Duration::from_millis(30));
+    let created = store.create("/t/a", value("1"), ttl).await.unwrap();
+    match store.delete("/t/a", created).await {
+        Ok(_) => {}
+        // It was deleted already: a slow machine.
+        Err(Error::Conflict { current: None, .. }) => {}
+        Err(other) => panic!("{other}"),
+    }
+    let again = store.create("/t/a", value("2"), None).await.unwrap();
+    // A later deadline passes: so has the earlier one.
+    let later = store.create("/t/b", value("x"), ttl).await.unwrap();
+    let mut watch = store.watch("/t/", later).await.unwrap();
+    assert_eq!(take(&mut watch, 1).await[0].key().as_ref(), "/t/b");
+    assert_eq!(store.get("/t/a").await.unwrap().0.unwrap().mod_revision, again);
+}
+
+/// As etcd issue 17247: the more writes of one key share a commit, the more often an event might be told twice, or with the
+/// wrong state before it.
+pub(crate) async fn writes_that_share_a_commit_are_told_one_by_one(store: &impl Store) {
+    const CLIENTS: usize = 24;
+    let start = store.create("/s/a", value("0"), None).await.unwrap();
+    let mut watch = store.watch("/s/", start).await.unwrap();
+    let client = async |client: usize| {
+        let mut expected = start;
+        let text = client.to_string();
+        // The losers of each race try again on what the winner left.
+        while let Err(error) = store.update("/s/a", value(&text), expected, None).await {
+            match error {
+                Error::Conflict {
+                    current: Some(current),
+                    ..
+                } => expected = current.mod_revision,
+                other => panic!("{other}"),
+            }
+        }
+    };
+    futures::future::join_all((0..CLIENTS).map(client)).await;
+    let mut before = key_value("/s/a", "0", start, start);
+    for (event, revision) in take(&mut watch, CLIENTS).await.iter().zip(start + 1..) {
+        match &**event {
+            Event::Put { current, previous } => {
+                assert_eq!(
+                    (current.mod_revision, previous.as_ref()),
+                    (revision, Some(&before))
+                );
+                before = current.clone();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(store.get("/s/a").await.unwrap().0, Some(before));
+}
+
+/// As etcd issue 17529: many watches on one connection, each with more to tell than its window holds.
+pub(crate) async fn many_watches_of_large_values_lose_nothing(store: &impl Store) {
+    const WATCHES: usize = 40;
+    const WRITES: usize = 50;
+    let start = store.current_revision().await.unwrap();
+    let large = Bytes::from(vec![b'v'; 100_000]);
+    for index in 0..WRITES / 2 {
+        store
+            .create(&format!("/v/{index}"), large.clone(), None)
+            .await
+            .unwrap();
+    }
+    // Half of what they tell is past, half is present.
+    let mut watches = Vec::new();
+    for _ in 0..WATCHES {
+        watches.push(store.watch("/v/", start).await.unwrap());
+    }
+    for index in WRITES / 2..WRITES {
+        store
+            .create(&format!("/v/{index}"), large.clone(), None)
+            .await
+            .unwrap();
+    }
+    for watch in &mut watches {
+        let revisions: Vec<_> = take(watch, WRITES)
+            .await
+            .iter()
+            .map(|event| event.revision())
+            .collect();
+        assert_eq!(
+            revisions,
+            (start + 1..=start + WRITES as Revision).collect::<Vec<_>>()
+        );
+    }
 }
 
 pub(crate) async fn concurrent_updates_lose_nothing(store: &impl Store) {

@@ -164,6 +164,7 @@ async fn nothing_is_acknowledged_after_a_failed_sync() {
         assert!(matches!(error, Error::Storage(_)), "{error}");
     }
     assert_eq!(store.get("/k/a").await.unwrap().0.unwrap().mod_revision, created);
+    assert!(matches!(store.failed().await, Error::Storage(_)));
     drop(store);
     assert!(
         matches!(watch.next().await, Some(Err(Error::Closed))),

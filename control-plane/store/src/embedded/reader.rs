@@ -9,6 +9,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use redb::{ReadOnlyTable, ReadTransaction};
+use tokio::sync::watch;
 
 use super::layout::{KEYS, LOG, META, Record, RecordKind, Standing, meta};
 use crate::{
@@ -27,6 +28,8 @@ const BACKLOG_SCAN: usize = 16 * BACKLOG_EVENTS;
 pub(crate) struct Reader {
     snapshot: RwLock<Arc<Snapshot>>,
     hub: Arc<Hub>,
+    /// Why nothing can be written any more.
+    failure: watch::Sender<Option<Error>>,
 }
 
 impl Reader {
@@ -34,6 +37,27 @@ impl Reader {
         Reader {
             snapshot: RwLock::new(Arc::new(snapshot)),
             hub,
+            failure: watch::Sender::new(None),
+        }
+    }
+
+    /// Notes that the data file failed; the first failure is the one that is told.
+    pub(super) fn fail(&self, error: &Error) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| error.clone());
+            first
+        });
+    }
+
+    /// Waits until the data file fails; [`Error::Closed`] when the store is closed instead.
+    pub(super) fn failed(&self) -> impl Future<Output = Error> + Send + use<> {
+        let mut failure = self.failure.subscribe();
+        async move {
+            match failure.wait_for(Option::is_some).await {
+                Ok(failure) => failure.clone().unwrap_or(Error::Closed),
+                Err(_) => Error::Closed,
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     reader::{Reader, Snapshot},
     transaction::{Tables, Write},
 };
-use crate::{Result, Revision, snapshot::unix_millis};
+use crate::{Error, Result, Revision, snapshot::unix_millis};
 
 /// The most writes that share a transaction, so that the first does not wait long for the last.
 const BATCH_WRITES: usize = 1024;
@@ -205,7 +205,19 @@ impl Writer {
     }
 
     /// Runs `work` in a transaction. When this returns `Ok`, it is on disk, visible to reads and published to watches.
+    ///
+    /// When the data file fails, everything later fails too: what a file system has on disk after a failure only shows when
+    /// the file is opened anew.
     fn transact<T>(&mut self, work: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
+        let reader = self.reader.clone();
+        self.try_transact(work).inspect_err(|error| {
+            if let Error::Storage(_) = error {
+                reader.fail(error);
+            }
+        })
+    }
+
+    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Tables<'_>) -> Result<T>) -> Result<T> {
         let transaction = self.database.begin_write()?;
         // Dropping the transaction on any error below aborts it.
         let (answer, outcome) = {
