@@ -7,13 +7,19 @@ use api::registry::Registry;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::BufMut;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use store::KeyValue;
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
 use crate::{
-    authn::jwt::{self, SigningKey, VerifyingKey},
+    authn::{
+        jwt::{self, SigningKey, VerifyingKey},
+        x509,
+    },
     handlers, negotiation, protobuf,
     request_info::{RequestInfo, query_pairs},
+    respond::protobuf_object,
     streaming::{self, Streams},
+    watch_cache::{Change, Event, Object},
 };
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
@@ -195,5 +201,61 @@ pub fn token_keys(data: &[u8]) {
         for key in VerifyingKey::all_from_pem(&file).into_iter().flatten() {
             let _published = key.jwk();
         }
+    }
+}
+
+/// A certificate, as if it had been checked.
+pub fn client_certificate(data: &[u8]) {
+    if let Some(user) = x509::user(&data.into()) {
+        assert!(!user.name.is_empty());
+    }
+    let _end = x509::not_after(&data.into());
+}
+
+/// A byte that chooses the content type, and the body of a deletion.
+pub fn delete_options(data: &[u8]) {
+    let Some((media, body)) = data.split_first() else {
+        return;
+    };
+    let types = ["application/json", "application/yaml", protobuf::CONTENT_TYPE];
+    let _options = handlers::delete_options(types[usize::from(*media) % types.len()], body);
+}
+
+/// A kind's number in the registry, and an object in JSON: what the cache makes of it, and how a watch tells it.
+pub fn watch_frames(data: &[u8]) {
+    const KEY: &str = "/registry/kind/namespace/name";
+    let Some(([high, low], body)) = data.split_first_chunk::<2>() else {
+        return;
+    };
+    let number = usize::from(u16::from_be_bytes([*high, *low]));
+    let kinds = REGISTRY.resources().count();
+    let Some(resource) = REGISTRY.resources().nth(number % kinds) else {
+        return;
+    };
+    let item = |revision| KeyValue {
+        key: KEY.into(),
+        value: body.to_vec().into(),
+        create_revision: 1,
+        mod_revision: revision,
+    };
+    let [Some(current), Some(previous)] =
+        [2, 1].map(|revision| Object::from_store(resource, "/registry/kind/", &item(revision)))
+    else {
+        return;
+    };
+    assert_eq!((current.namespace(), current.name()), ("namespace", "name"));
+    let event = Event::new(2, Some(current.into()), Some(previous.into()));
+    for change in [Change::Added, Change::Modified, Change::Deleted] {
+        let object: serde_json::Value =
+            serde_json::from_slice(&event.body(change)).expect("the cache holds JSON");
+        let line = event.frame(change, negotiation::Encoding::Json, resource);
+        let (end, line) = line.split_last().expect("a frame");
+        assert!(*end == b'\n' && !line.contains(&b'\n'));
+        let told: serde_json::Value = serde_json::from_slice(line).expect("a frame in JSON");
+        assert_eq!((&told["object"], &told["type"]), (&object, &change.name().into()));
+        let frame = event.frame(change, negotiation::Encoding::Protobuf, resource);
+        let (length, event) = frame.split_first_chunk::<4>().expect("a frame in protobuf");
+        assert_eq!(u32::from_be_bytes(*length) as usize, event.len());
+        assert!(event.ends_with(&protobuf_object(resource.schema, &object)));
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 pub(crate) static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
 
-/// Kinds with all sorts of lists, maps and unions; the first byte counts them.
+/// Kinds with all sorts of lists, maps and unions; the first byte counts them, and then all others of the registry.
 const KINDS: [(&str, &str, &str); 8] = [
     ("", "v1", "pods"),
     ("", "v1", "services"),
@@ -19,6 +19,19 @@ const KINDS: [(&str, &str, &str); 8] = [
     ("rbac.authorization.k8s.io", "v1", "clusterroles"),
     ("", "v1", "nodes"),
 ];
+
+fn resource(number: usize) -> Option<&'static Resource> {
+    match number.checked_sub(KINDS.len()) {
+        Some(other) => REGISTRY
+            .resources()
+            .nth(other % REGISTRY.resources().count())
+            .map(|it| &**it),
+        None => {
+            let (group, version, plural) = KINDS[number];
+            REGISTRY.find(group, version, plural).map(|it| &**it)
+        }
+    }
+}
 
 /// An input, taken apart.
 pub(crate) struct Input<'a> {
@@ -31,9 +44,8 @@ impl<'a> Input<'a> {
     /// `None` when the two bytes are missing.
     pub(crate) fn new(data: &'a [u8]) -> Option<Input<'a>> {
         let ([kind, flags], documents) = data.split_first_chunk::<2>()?;
-        let (group, version, plural) = KINDS[usize::from(*kind) % KINDS.len()];
         Some(Input {
-            resource: REGISTRY.find(group, version, plural)?,
+            resource: resource(usize::from(*kind))?,
             flags: *flags,
             documents: documents.split(|byte| *byte == 0).collect(),
         })

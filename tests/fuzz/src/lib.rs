@@ -36,9 +36,13 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     target("apply", objects::apply),
     target("bearer_token", apiserver::fuzzing::bearer_token),
+    target("certificate_request", objects::certificate_request),
+    target("client_certificate", apiserver::fuzzing::client_certificate),
     target("cni_config", plugin::config),
     target("cni_request", plugin::request),
+    target("container_status", kubelet::fuzzing::container_status),
     target("continue_token", apiserver::fuzzing::continue_token),
+    target("delete_options", apiserver::fuzzing::delete_options),
     target("etcd_responses", store::fuzzing::etcd_responses),
     target("field_selector", texts::field_selector),
     target("image_pull_secret", kubelet::fuzzing::image_pull_secret),
@@ -54,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     target("object_json", objects::json),
     target("object_protobuf", apiserver::fuzzing::protobuf),
     target("object_yaml", objects::yaml),
+    target("proxy_config", texts::proxy_config),
     target("quantity", texts::quantity),
     target("request_line", apiserver::fuzzing::request_line),
     target("snapshot_file", store::fuzzing::snapshot_file),
@@ -61,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     target("store_log_record", store::fuzzing::log_record),
     target("strategic_merge", objects::strategic_merge),
     target("token_keys", apiserver::fuzzing::token_keys),
+    target("watch_frames", apiserver::fuzzing::watch_frames),
     target("websocket", apiserver::fuzzing::websocket),
 ];
 

@@ -5,7 +5,8 @@ use api::{
     decode::{FieldValidation, Media, decode, decode_value},
     patch,
 };
-use serde_json::Value;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 
 use crate::documents::{Input, REGISTRY};
 
@@ -84,6 +85,25 @@ pub(crate) fn strategic_merge(data: &[u8]) {
         && let Ok(object) = patch::strategic_merge(&object, &patch, input.resource.schema)
     {
         patched(&input, object);
+    }
+}
+
+/// The DER of a certificate signing request, as the API takes it.
+pub(crate) fn certificate_request(data: &[u8]) {
+    let resource = REGISTRY.find("certificates.k8s.io", "v1", "certificatesigningrequests");
+    let resource = resource.expect("the kind is built in");
+    let text = STANDARD.encode(data);
+    let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n");
+    for request in [pem.as_bytes(), data] {
+        let mut object = json!({
+            "apiVersion": "certificates.k8s.io/v1",
+            "kind": "CertificateSigningRequest",
+            "metadata": {"name": "a"},
+            "spec": {"request": STANDARD.encode(request), "signerName": "a.b/c", "usages": ["client auth"]},
+            "status": {"certificate": STANDARD.encode(request)},
+        });
+        resource.strategy.default(&mut object);
+        let _problems = resource.strategy.validate(&object).len();
     }
 }
 

@@ -5,6 +5,7 @@ use api::{
     selector::{FieldSelector, LabelSelector},
 };
 use kube::config::Kubeconfig;
+use proxy_ebpf::config::ProxyConfiguration;
 use serde_json::{Map, Value};
 
 /// A `labelSelector`: what it prints means the same.
@@ -67,5 +68,13 @@ pub(crate) fn quantity(data: &[u8]) {
 pub(crate) fn kubeconfig(data: &[u8]) {
     if let Ok(text) = str::from_utf8(data) {
         let _config = Kubeconfig::from_yaml(text);
+    }
+}
+
+/// The service proxy's configuration file: it is read, or all its mistakes are named.
+pub(crate) fn proxy_config(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    if let Err(mistakes) = ProxyConfiguration::parse(text) {
+        assert!(!mistakes.0.is_empty());
     }
 }

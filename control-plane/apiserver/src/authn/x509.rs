@@ -127,7 +127,7 @@ impl ClientCertVerifier for AnyCertificate {
 }
 
 /// Reads the user out of a certificate that has been verified.
-fn user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
+pub(crate) fn user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
@@ -147,7 +147,8 @@ fn user(certificate: &CertificateDer<'_>) -> Option<UserInfo> {
     })
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+/// The last moment of a certificate's validity, in seconds since 1970.
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     Some(certificate.validity().not_after.timestamp())
 }

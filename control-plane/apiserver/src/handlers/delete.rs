@@ -35,7 +35,7 @@ const CONFLICT_ATTEMPTS: usize = 30;
 /// `DeleteOptions`, from the body or the query.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     kind: Option<String>,
     grace_period_seconds: Option<i64>,
     preconditions: Option<Preconditions>,
@@ -131,14 +131,7 @@ pub(super) async fn options(context: &Context, body: RequestBody) -> Result<Dele
         if content_type != protobuf::CONTENT_TYPE {
             negotiation::media(&context.headers)?;
         }
-        let parsed: Result<DeleteOptions, String> = match content_type {
-            "application/yaml" => std::str::from_utf8(&bytes)
-                .map_err(|error| error.to_string())
-                .and_then(|text| serde_saphyr::from_str(text).map_err(|error| error.to_string())),
-            protobuf::CONTENT_TYPE => from_protobuf(&bytes),
-            _ => serde_json::from_slice(&bytes).map_err(|error| error.to_string()),
-        };
-        options = parsed.map_err(|error| {
+        options = decode_options(content_type, &bytes).map_err(|error| {
             status::bad_request(format!("unable to decode the body as DeleteOptions: {error}"))
         })?;
         if options.dry_run.as_ref().is_none_or(Vec::is_empty) && !context.query("dryRun").is_empty() {
@@ -147,6 +140,17 @@ pub(super) async fn options(context: &Context, body: RequestBody) -> Result<Dele
     }
     options.check()?;
     Ok(options)
+}
+
+/// Reads options from a body; JSON, where the content type says nothing else.
+pub(crate) fn decode_options(content_type: &str, bytes: &[u8]) -> Result<DeleteOptions, String> {
+    match content_type {
+        "application/yaml" => std::str::from_utf8(bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|text| serde_saphyr::from_str(text).map_err(|error| error.to_string())),
+        protobuf::CONTENT_TYPE => from_protobuf(bytes),
+        _ => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+    }
 }
 
 fn from_protobuf(bytes: &[u8]) -> Result<DeleteOptions, String> {

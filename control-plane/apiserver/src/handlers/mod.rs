@@ -22,6 +22,7 @@ use api::{
 };
 use http::Request;
 
+pub(crate) use self::delete::decode_options as delete_options;
 pub(crate) use self::list::decode_token;
 pub(crate) use self::write::random_suffix;
 use crate::{body::RequestBody, context::Context, respond::HttpResponse, streaming};
