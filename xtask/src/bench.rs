@@ -37,6 +37,21 @@ pub(crate) struct Options {
     /// How many small objects the API server is filled with.
     #[arg(long, default_value_t = 200_000)]
     api_objects: u64,
+    /// How many pods the API server is measured with.
+    #[arg(long, default_value_t = 10_000)]
+    api_pods: u64,
+    /// How many watches each change is told to.
+    #[arg(long, default_value_t = 1000)]
+    api_watchers: u64,
+    /// Over which store the API server is measured: embedded, etcd or both.
+    #[arg(long, default_value = "both")]
+    api_store: String,
+    /// The numbers of clients that write to the store at the same time.
+    #[arg(long, default_value = "1,64,512")]
+    store_clients: String,
+    /// The numbers of keys at which requests to the store are measured.
+    #[arg(long, default_value = "1000,200000")]
+    store_objects: String,
     /// What to measure; everything when not given.
     #[arg(long, value_enum)]
     only: Vec<Subject>,
@@ -85,10 +100,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         on_cluster(options, directory.clone(), images.archives, &mut rows)?;
     }
     if options.includes(Subject::Api) {
-        api::measure(&directory, options.api_objects, &mut rows)?;
+        api::measure(&directory, options, &mut rows)?;
     }
     if options.includes(Subject::Store) {
-        store::measure(&mut rows)?;
+        store::measure(options, &mut rows)?;
     }
     println!("\n{:<72} {:>24}   target", "what", "here");
     for row in &rows {

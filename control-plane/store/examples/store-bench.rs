@@ -64,6 +64,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         let numbers = || {
             value
                 .split(',')
+                .filter(|text| !text.is_empty())
                 .map(|text| Ok(number(text)?.max(1)))
                 .collect::<anyhow::Result<_>>()
         };

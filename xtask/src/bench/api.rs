@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ffi::OsStr, path::Path};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Row, example, mebibytes, row};
+use super::{Options, Row, example, mebibytes, row};
 
 /// The package and the example that measures.
 pub(super) const PROGRAM: (&str, &str) = ("apiserver", "api-bench");
@@ -23,18 +23,33 @@ const PHASES: &[(&str, &str, &str)] = &[
 /// The numbers of objects at which requests must cost the same.
 const SIZES: &[u64] = &[1000, 10_000, 50_000, 100_000, 200_000];
 
-pub(super) fn measure(programs: &Path, objects: u64, rows: &mut Vec<Row>) -> Result<()> {
+pub(super) fn measure(programs: &Path, options: &Options, rows: &mut Vec<Row>) -> Result<()> {
     let program = programs.join("control-plane");
-    let objects = objects.to_string();
-    let arguments: [&OsStr; 4] = [
+    let (pods, watchers, objects) = (
+        options.api_pods.to_string(),
+        options.api_watchers.to_string(),
+        options.api_objects.to_string(),
+    );
+    let arguments: [&OsStr; 10] = [
         "--program".as_ref(),
         program.as_os_str(),
+        "--pods".as_ref(),
+        pods.as_ref(),
+        "--watchers".as_ref(),
+        watchers.as_ref(),
         "--objects".as_ref(),
         objects.as_ref(),
+        "--store".as_ref(),
+        options.api_store.as_ref(),
     ];
     let report = example(PROGRAM, &arguments)?;
     for (phase, what, target) in PHASES {
-        compare(&report, phase, &format!("API: {what}"), target, rows)?;
+        if report.values().all(|stores| stores.get(*phase).is_some()) {
+            compare(&report, phase, &format!("API: {what}"), target, rows)?;
+        }
+    }
+    for (store, phases) in &report {
+        each(store, phases, rows);
     }
     for kind in [
         "get",
@@ -70,6 +85,32 @@ pub(super) fn measure(programs: &Path, objects: u64, rows: &mut Vec<Row>) -> Res
         }
     }
     Ok(())
+}
+
+/// What one pod and one watcher take of the API server's memory, and what a list of all takes while it is sent.
+fn each(store: &str, phases: &Value, rows: &mut Vec<Row>) {
+    let pss = |moment: &str| phases[moment]["apiserver_bytes"].as_f64();
+    for (what, before, after, count) in [
+        ("a pod", "pss_idle", "pss_with_pods", "pods"),
+        (
+            "a watcher",
+            "pss_before_watchers",
+            "pss_with_watchers",
+            "watchers",
+        ),
+    ] {
+        if let (Some(before), Some(after), Some(count)) = (pss(before), pss(after), phases[count].as_f64()) {
+            let kibibytes = (after - before) / count / 1024.0;
+            let what = format!("API over {store}: memory for {what}");
+            rows.push(row(&what, format!("{kibibytes:.1} KiB"), ""));
+        }
+    }
+    for (phase, what, _) in PHASES.iter().filter(|(phase, ..)| phase.starts_with("list")) {
+        if let Some(bytes) = phases[phase]["peak_growth_bytes"].as_u64() {
+            let what = format!("API over {store}: memory taken meanwhile, {what}");
+            rows.push(row(&what, mebibytes(bytes), ""));
+        }
+    }
 }
 
 /// One phase over both stores: latencies and what a request cost on processors.

@@ -5,14 +5,20 @@ use std::ffi::OsStr;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Row, example, mebibytes, row};
+use super::{Options, Row, example, mebibytes, row};
 
 /// The package and the example that measures.
 pub(super) const PROGRAM: (&str, &str) = ("store", "store-bench");
 
 /// Both stores on the same disk, by turns, and the embedded one with few and with many keys.
-pub(super) fn measure(rows: &mut Vec<Row>) -> Result<()> {
-    let arguments = ["--clients", "1,64,512", "--objects", "1000,200000", "--etcd"];
+pub(super) fn measure(options: &Options, rows: &mut Vec<Row>) -> Result<()> {
+    let arguments = [
+        "--clients",
+        &options.store_clients,
+        "--objects",
+        &options.store_objects,
+        "--etcd",
+    ];
     let report = example(PROGRAM, &arguments.map(OsStr::new))?;
     let list = |name: &str| {
         let list = report.get(name).and_then(Value::as_array);

@@ -2,7 +2,7 @@
 //! `api-bench --program target/release/control-plane [--pods 10000] [--watchers 1000] [--objects 200000] [--store both]`.
 //!
 //! Prints one JSON object: for each store, each phase with its latencies, rate, the processors' seconds of the servers
-//! (that of etcd included), and the memory (PSS) before and after. Clients are `kube::Client`s in this process, so the
+//! (that of etcd included), by how much the API server's memory grew meanwhile, and the memory (PSS) before and after. Clients are `kube::Client`s in this process, so the
 //! machine's cores are shared between both sides; what is compared is the same on both stores.
 
 mod load;
@@ -108,6 +108,7 @@ async fn measure(arguments: &Arguments, store: Store) -> Result<Map<String, Valu
     let mut phase = servers.phase("create pods");
     phase.add(load.create_pods(arguments.pods).await?)?;
     phase.done(&mut report)?;
+    report.insert("pods".to_owned(), arguments.pods.into());
     report.insert("pss_with_pods".to_owned(), servers.memory()?);
 
     let mut phase = servers.phase("get");
@@ -124,6 +125,8 @@ async fn measure(arguments: &Arguments, store: Store) -> Result<Map<String, Valu
     phase.done(&mut report)?;
 
     if arguments.watchers > 0 {
+        report.insert("watchers".to_owned(), arguments.watchers.into());
+        report.insert("pss_before_watchers".to_owned(), servers.memory()?);
         let watchers = load.watchers(arguments.watchers).await?;
         report.insert("pss_with_watchers".to_owned(), servers.memory()?);
         let mut phase = servers.phase("watch fan-out");

@@ -74,8 +74,14 @@ impl Servers {
 
     /// Begins a phase.
     pub(crate) fn phase(&mut self, name: &str) -> Phase<'_> {
+        let resident = self.control_plane.pid().and_then(|pid| {
+            // 5 sets the peak back to what is resident now.
+            std::fs::write(format!("/proc/{pid}/clear_refs"), "5").ok()?;
+            status_bytes(pid, "VmRSS:")
+        });
         Phase {
             cpu: self.cpu(),
+            resident: resident.unwrap_or_default(),
             servers: self,
             name: name.to_owned(),
             start: Instant::now(),
@@ -99,12 +105,22 @@ fn ticks(pid: u32) -> Option<u64> {
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
+/// A line of `/proc/<pid>/status` that is in kilobytes.
+fn status_bytes(pid: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// A phase that runs.
 pub(crate) struct Phase<'a> {
     servers: &'a Servers,
     name: String,
     start: Instant,
     cpu: Duration,
+    /// What the API server had in memory when the phase began, in bytes.
+    resident: u64,
     latencies: Latencies,
 }
 
@@ -120,6 +136,10 @@ impl Phase<'_> {
     /// Ends the phase and writes what it found.
     pub(crate) fn done(mut self, report: &mut Map<String, Value>) -> Result<()> {
         let (took, cpu) = (self.start.elapsed(), self.servers.cpu() - self.cpu);
+        let pid = self.servers.control_plane.pid();
+        let peak = pid
+            .and_then(|pid| status_bytes(pid, "VmHWM:"))
+            .unwrap_or_default();
         self.latencies.sort_unstable();
         let count = self.latencies.len();
         let quantile_ms = |q: f64| {
@@ -133,6 +153,7 @@ impl Phase<'_> {
             "p50_ms": quantile_ms(0.5),
             "p99_ms": quantile_ms(0.99),
             "server_cpu_seconds": cpu.as_secs_f64(),
+            "peak_growth_bytes": peak.saturating_sub(self.resident),
         });
         eprintln!("{}: {found}", self.name);
         report.insert(self.name, found);
