@@ -31,6 +31,9 @@ pub(crate) struct ControlPlane {
     /// How many writes are acknowledged.
     #[arg(long, default_value_t = 100_000)]
     writes: usize,
+    /// Over three etcd servers, of which one at a time is killed too.
+    #[arg(long)]
+    etcd: bool,
     /// What random choices follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -47,12 +50,16 @@ pub(crate) fn run(subject: &Subject) -> Result<()> {
         ]),
         Subject::ControlPlane(options) => {
             let program = build::programs()?.join("control-plane");
-            soak(&[
+            let mut arguments = vec![
                 "control-plane".to_owned(),
                 format!("--program={}", program.display()),
                 format!("--writes={}", options.writes),
                 format!("--seed={}", options.seed),
-            ])
+            ];
+            if options.etcd {
+                arguments.push("--etcd".to_owned());
+            }
+            soak(&arguments)
         }
     }
 }

@@ -1,10 +1,14 @@
-//! One long history of a control plane's API.
+//! One long history of a control plane's API, over its own store or over three etcd servers.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use rand::{SeedableRng, rngs::StdRng};
-use soak::{fault, target::api::ApiServer, traffic};
+use soak::{
+    fault,
+    target::{self, api::ApiServer},
+    traffic,
+};
 use tests::ControlPlane;
 
 #[derive(Args)]
@@ -18,6 +22,9 @@ pub(crate) struct Options {
     /// About how many writes lie between two kills.
     #[arg(long, default_value_t = 1500)]
     writes_between_kills: usize,
+    /// Over three etcd servers with TLS, of which one at a time is killed too, instead of the embedded store.
+    #[arg(long)]
+    etcd: bool,
     /// How many clients write at the same time.
     #[arg(long, default_value_t = 48)]
     clients: usize,
@@ -38,26 +45,49 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         forgets: false,
     };
     let dir = tempfile::tempdir()?;
-    let control_plane = ControlPlane::start(&options.program, dir.path(), &[])?;
+    let mut random = StdRng::seed_from_u64(options.seed);
+    let mut flags = Vec::new();
+    let mut members = None;
+    if options.etcd {
+        let servers = target::etcd::start(dir.path(), &mut random)?;
+        flags = target::etcd::flags(&servers);
+        members = Some(fault::Members::new(servers, options.writes_between_kills));
+    }
+    let control_plane = ControlPlane::start(&options.program, dir.path(), &flags)?;
     let target = ApiServer::connect(control_plane.kubeconfig(), profile.groups).await?;
     let process = fault::Process::new(control_plane);
-    let mut random = StdRng::seed_from_u64(options.seed);
+    let mut others = StdRng::from_rng(&mut random);
     let history = traffic::run(
         target,
         profile,
         options.seed,
         async |progress| {
-            process
-                .kill_and_start_again(progress, options.writes_between_kills, &mut random)
-                .await
+            let kill_members = async {
+                if let Some(members) = &members {
+                    members.kill_and_bring_back(progress.clone(), &mut others).await;
+                }
+            };
+            let every = options.writes_between_kills;
+            let kill_process = process.kill_and_start_again(progress.clone(), every, &mut random);
+            futures::join!(kill_members, kill_process);
         },
-        async || {},
+        async || {
+            if let Some(members) = &members {
+                members.heal();
+            }
+        },
     )
     .await;
-    let summary = crate::judge("control plane", &history)?;
-    println!(
-        "control plane: {} times killed; all holds: {summary}",
-        process.kills()
-    );
+    let name = if options.etcd {
+        "control plane over etcd"
+    } else {
+        "control plane"
+    };
+    let summary = crate::judge(name, &history)?;
+    let kills = members.as_ref().map(fault::Members::kills);
+    if let Some(kills) = kills {
+        println!("{name}: {kills} times a member of etcd was killed");
+    }
+    println!("{name}: {} times killed; all holds: {summary}", process.kills());
     Ok(())
 }

@@ -29,6 +29,24 @@ pub fn start(dir: &Path, random: &mut StdRng) -> anyhow::Result<EtcdServers> {
     EtcdServers::with_tls(dir, 3, &arguments)
 }
 
+/// The flags with which a control plane uses the cluster.
+pub fn flags(servers: &EtcdServers) -> Vec<String> {
+    let mut flags = vec![format!("--etcd-servers={}", servers.endpoints().join(","))];
+    if let Some(files) = servers.files() {
+        let paths = [
+            ("cafile", &files.authority),
+            ("certfile", &files.certificate),
+            ("keyfile", &files.key),
+        ];
+        flags.extend(
+            paths
+                .iter()
+                .map(|(flag, path)| format!("--etcd-{flag}={}", path.display())),
+        );
+    }
+    flags
+}
+
 /// Connects to the cluster, beginning at a random member.
 ///
 /// # Errors
