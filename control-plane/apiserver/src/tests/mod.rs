@@ -7,6 +7,7 @@ mod deletion;
 mod differential;
 mod documents;
 mod encodings;
+mod etcd;
 mod expiry;
 mod http_rules;
 mod lists;

@@ -20,7 +20,7 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    pub(super) fn new(
+    pub(crate) fn new(
         revision: Revision,
         current: Option<Arc<Object>>,
         previous: Option<Arc<Object>>,
@@ -67,4 +67,40 @@ pub(crate) fn frame(kind: &str, object: &[u8]) -> Bytes {
     out.extend_from_slice(object);
     out.extend_from_slice(b"}\n");
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use api::registry::Registry;
+    use serde_json::json;
+
+    use super::*;
+
+    /// However many watch: one encoding for each content type and kind of change.
+    #[test]
+    fn watchers_share_the_bytes() {
+        let registry = Registry::builtin();
+        let resource = registry.find("", "v1", "configmaps").unwrap();
+        let object = |revision| {
+            let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+            let key = "/registry/configmaps/a/a".into();
+            let object = Object::new(resource, "/registry/configmaps/", key, value, revision);
+            Some(Arc::new(object.unwrap()))
+        };
+        let event = Event::new(2, object(2), object(1));
+        let mut different = Vec::new();
+        for encoding in [Encoding::Json, Encoding::Protobuf] {
+            for change in [Change::Added, Change::Modified, Change::Deleted] {
+                let first = event.frame(change, encoding, resource);
+                for _ in 0..3 {
+                    let again = event.frame(change, encoding, resource);
+                    assert_eq!((again.as_ptr(), again.len()), (first.as_ptr(), first.len()));
+                }
+                different.push(first);
+            }
+        }
+        different.sort();
+        different.dedup();
+        assert_eq!(different.len(), 6);
+    }
 }
