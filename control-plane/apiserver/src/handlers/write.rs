@@ -17,7 +17,8 @@ use crate::{
     body::RequestBody,
     context::{Context, read_body, store_error},
     negotiation, protobuf,
-    watch_cache::{Object, convert_from, convert_to, encode, set_resource_version},
+    respond::is_stored_version,
+    watch_cache::{Object, convert_from, convert_to, encode_unversioned, set_resource_version},
 };
 
 /// How long an Event is kept.
@@ -90,10 +91,16 @@ pub(crate) fn random_suffix() -> String {
 
 /// The bytes that the store keeps: in the storage version, without a resourceVersion.
 pub(super) fn encode_for_store(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
-    let mut stored = convert_from(resource, object.clone())?;
-    meta::metadata_mut(&mut stored).remove("resourceVersion");
+    let converted;
+    let stored = match is_stored_version(resource) {
+        true => object,
+        false => {
+            converted = convert_from(resource, object.clone())?;
+            &converted
+        }
+    };
     let encoded = match stored.as_object() {
-        Some(object) => encode(object),
+        Some(object) => encode_unversioned(object),
         None => return Err(status::internal_error("the object is not an object")),
     };
     if encoded.len() > OBJECT_BYTES_MAX {

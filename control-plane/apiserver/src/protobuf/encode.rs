@@ -6,6 +6,8 @@
 //!
 //! A field whose number is not known (a few that v1.37 added) cannot be written: it is left out, here and nowhere else.
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use api::schema::{Elem, Field, FieldType, TypeRef};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -72,6 +74,17 @@ pub(crate) fn watch_frame(kind: &str, object: &[u8]) -> Vec<u8> {
     out.finish()
 }
 
+/// The fields of each type that have a number, the largest number first. Sorting them for each message would cost more than
+/// writing it.
+static DESCENDING: LazyLock<HashMap<TypeRef, Box<[Field]>>> = LazyLock::new(|| {
+    let sorted = |schema: TypeRef| {
+        let mut fields: Vec<Field> = schema.declared_fields().filter(|field| field.tag() > 0).collect();
+        fields.sort_unstable_by_key(|field| std::cmp::Reverse(field.tag()));
+        fields.into_boxed_slice()
+    };
+    TypeRef::all().map(|schema| (schema, sorted(schema))).collect()
+});
+
 const WIRE_VARINT: u64 = 0;
 const WIRE_FIXED64: u64 = 1;
 const WIRE_BYTES: u64 = 2;
@@ -131,10 +144,8 @@ impl Reversed {
     }
 
     fn message(&mut self, schema: TypeRef, object: &Map<String, Value>) {
-        let mut fields: Vec<Field> = schema.declared_fields().filter(|field| field.tag() > 0).collect();
-        fields.sort_unstable_by_key(|field| std::cmp::Reverse(field.tag()));
-        for field in fields {
-            self.field(field, object);
+        for field in DESCENDING.get(&schema).into_iter().flatten() {
+            self.field(*field, object);
         }
     }
 

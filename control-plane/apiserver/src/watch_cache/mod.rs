@@ -32,7 +32,9 @@ use self::objects::Objects;
 pub(crate) use self::{
     event::{Event, frame},
     filter::{Change, Filter},
-    object::{Object, convert_from, convert_to, encode, set_resource_version, without_type},
+    object::{
+        Object, convert_from, convert_to, encode, encode_unversioned, set_resource_version, without_type,
+    },
     resource::ResourceCache,
     watcher::{Item, Since, Watch},
 };

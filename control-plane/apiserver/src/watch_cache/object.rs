@@ -7,6 +7,7 @@ use std::sync::{
 
 use api::registry::{GroupVersionKind, Resource};
 use bytes::Bytes;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use store::{KeyValue, Revision};
 
@@ -170,7 +171,24 @@ pub(crate) fn set_resource_version(object: &mut Value, revision: Revision) {
 
 /// Encodes an object with `apiVersion` and `kind` first, so that a list can leave them out by cutting a prefix.
 pub(crate) fn encode(object: &Map<String, Value>) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
+    encode_with(object, |out, _, value| write(out, value))
+}
+
+/// As [`encode`], without `metadata.resourceVersion`: what the store keeps.
+pub(crate) fn encode_unversioned(object: &Map<String, Value>) -> Bytes {
+    encode_with(object, |out, key, value| match value.as_object() {
+        Some(metadata) if key == "metadata" => {
+            out.push(b'{');
+            let rest = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
+            entries(out, rest, |out, _, value| write(out, value));
+            out.push(b'}');
+        }
+        _ => write(out, value),
+    })
+}
+
+fn encode_with(object: &Map<String, Value>, value: impl Fn(&mut Vec<u8>, &str, &Value)) -> Bytes {
+    let mut out = Vec::with_capacity(4096);
     out.push(b'{');
     let first = ["apiVersion", "kind"]
         .into_iter()
@@ -178,17 +196,29 @@ pub(crate) fn encode(object: &Map<String, Value>) -> Bytes {
     let rest = object
         .iter()
         .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"));
-    for (at, (key, value)) in first.chain(rest).enumerate() {
+    entries(&mut out, first.chain(rest), value);
+    out.push(b'}');
+    out.into_boxed_slice().into()
+}
+
+fn entries<'a>(
+    out: &mut Vec<u8>,
+    entries: impl Iterator<Item = (&'a String, &'a Value)>,
+    value_of: impl Fn(&mut Vec<u8>, &str, &Value),
+) {
+    for (at, (key, value)) in entries.enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        // Writing to a vector and encoding a string or a Value cannot fail.
-        let _ = serde_json::to_writer(&mut out, key);
+        write(out, key);
         out.push(b':');
-        let _ = serde_json::to_writer(&mut out, value);
+        value_of(out, key, value);
     }
-    out.push(b'}');
-    out.into_boxed_slice().into()
+}
+
+/// Writing to a vector and encoding a string or a Value cannot fail.
+fn write(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// The body without its leading `apiVersion` and `kind`, as items of a typed list are written.
@@ -209,6 +239,19 @@ fn type_prefix(api_version: &str, kind: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_store_keeps_no_version() {
+        let object = json!({
+            "kind": "ConfigMap", "apiVersion": "v1", "data": {"resourceVersion": "2"},
+            "metadata": {"name": "a", "resourceVersion": "1", "uid": "u"},
+        });
+        let kept = encode_unversioned(object.as_object().unwrap());
+        assert_eq!(
+            kept,
+            r#"{"apiVersion":"v1","kind":"ConfigMap","data":{"resourceVersion":"2"},"metadata":{"name":"a","uid":"u"}}"#
+        );
+    }
 
     #[test]
     fn type_comes_first_and_can_be_cut_off() {
