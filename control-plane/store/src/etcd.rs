@@ -17,6 +17,7 @@ pub(crate) mod fuzzing;
 mod keyspace;
 mod leases;
 mod members;
+mod newest;
 mod responses;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ use self::{
     keyspace::Keyspace,
     leases::Leases,
     members::Members,
+    newest::Newest,
     responses::{etcd_revision, key_value},
 };
 use crate::{
@@ -94,6 +96,7 @@ pub struct Etcd {
     shared: Arc<Shared>,
     hub: Arc<Hub>,
     leases: Leases,
+    newest: Newest,
     tasks: Vec<AbortHandle>,
 }
 
@@ -127,6 +130,7 @@ impl Etcd {
             shared,
             hub,
             leases: Leases::default(),
+            newest: Newest::default(),
             tasks,
         })
     }
@@ -342,7 +346,9 @@ impl Store for Etcd {
     }
 
     async fn current_revision(&self) -> Result<Revision> {
-        self.shared.members.revision().await
+        let shared = self.shared.clone();
+        let question = || async move { shared.members.revision().await };
+        self.newest.ask(question).await
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {
