@@ -1,6 +1,6 @@
 //! The body of a list: a head, the items one after the other as they are sent, and an end. The whole is never in memory.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{
     registry::Resource,
@@ -56,22 +56,17 @@ pub(crate) fn list_response(
 
 /// Measures what a list in protobuf has to know beforehand, giving way to other requests in between: on the first list of
 /// ten thousand pods this takes most of a second, later ones find it remembered.
-pub(crate) async fn measure(context: &Context, objects: &[Arc<Object>]) -> Result<(), Status> {
+pub(crate) async fn measure(context: &Context, objects: &[Arc<Object>]) {
     let remembered = context.output.form == Form::Object && is_stored_version(&context.resource);
     if context.output.encoding != Encoding::Protobuf || !remembered {
-        return Ok(());
+        return;
     }
-    let writer = Writer {
-        resource: context.resource.clone(),
-        output: context.output,
-    };
     for objects in objects.chunks(MEASURED_AT_ONCE) {
         for object in objects {
-            writer.length(&Item::Cached(object.clone()))?;
+            object.protobuf_length(context.resource.schema);
         }
         tokio::task::yield_now().await;
     }
-    Ok(())
 }
 
 struct Writer {
@@ -201,22 +196,30 @@ impl Writer {
     }
 
     fn length(&self, item: &Item) -> Result<usize, Status> {
-        let measure = || self.message(item).map(|message| message.len());
-        match item {
-            Item::Cached(object) if self.output.form == Form::Object && is_stored_version(&self.resource) => {
-                object.protobuf_length(measure)
-            }
-            _ => measure(),
+        match self.stored(item) {
+            Some(object) => Ok(object.protobuf_length(self.resource.schema)),
+            None => self.message(item).map(|message| message.len()),
         }
     }
 
-    fn message(&self, item: &Item) -> Result<Vec<u8>, Status> {
+    /// The object that is sent as the cache has it.
+    fn stored<'a>(&self, item: &'a Item) -> Option<&'a Object> {
+        match item {
+            Item::Cached(object) if self.output.form == Form::Object && is_stored_version(&self.resource) => {
+                Some(object)
+            }
+            _ => None,
+        }
+    }
+
+    fn message<'a>(&self, item: &'a Item) -> Result<Cow<'a, [u8]>, Status> {
+        if let Some(object) = self.stored(item) {
+            return Ok(object.protobuf(self.resource.schema));
+        }
         let shown = self.shown(item)?;
         let nothing = Map::new();
-        Ok(encode::message(
-            self.item_schema(),
-            shown.as_object().unwrap_or(&nothing),
-        ))
+        let message = encode::message(self.item_schema(), shown.as_object().unwrap_or(&nothing));
+        Ok(message.into())
     }
 
     fn item_schema(&self) -> TypeRef {

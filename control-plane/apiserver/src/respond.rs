@@ -105,6 +105,16 @@ pub(crate) fn object_response(context: &Context, object: &Object) -> Result<Http
             object.body.clone(),
         ));
     }
+    let output = context.output;
+    if output.encoding == Encoding::Protobuf
+        && output.form == Form::Object
+        && is_stored_version(&context.resource)
+    {
+        let resource = &context.resource;
+        let message = object.protobuf(resource.schema);
+        let body = encode::enveloped(&resource.api_version(), &resource.kind, &message);
+        return Ok(response(StatusCode::OK, output.content_type(), body));
+    }
     Ok(written_response(
         context,
         StatusCode::OK,

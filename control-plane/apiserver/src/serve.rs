@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -136,7 +137,9 @@ async fn connection(api: Arc<Api>, tls: Tls, stream: TcpStream) -> Result<(), St
                 .extensions_mut()
                 .insert(ClientCertificate(certificate.clone()));
         }
-        async move { Ok::<_, Infallible>(pipeline::handle(api, request.map(request_body), None).await) }
+        // Boxed, so that it is gone once the answer is given: a watch would keep the room of it as long as it runs.
+        let answer = Box::pin(pipeline::handle(api, request.map(request_body), None));
+        answer.map(Ok::<_, Infallible>)
     });
     let io = TokioIo::new(stream);
     let served = if http2 {

@@ -17,7 +17,16 @@ const PHASES: &[(&str, &str, &str)] = &[
     ("update", "patch a pod, 16 clients", ""),
     ("list all pods", "list all pods, JSON", ""),
     ("list all pods in protobuf", "list all pods, protobuf", ""),
-    ("watch fan-out", "a change to each of the watchers", ""),
+    (
+        "watch fan-out, shared",
+        "a change to each watcher, on 10 connections",
+        "",
+    ),
+    (
+        "watch fan-out, own",
+        "a change to each watcher, each on its own",
+        "",
+    ),
 ];
 
 /// The numbers of objects at which requests must cost the same.
@@ -68,7 +77,7 @@ pub(super) fn measure(programs: &Path, options: &Options, rows: &mut Vec<Row>) -
     for (name, what) in [
         ("pss_idle", "idle"),
         ("pss_with_pods", "with the pods"),
-        ("pss_with_watchers", "with the watchers"),
+        ("pss_with_watchers_own", "with the watchers"),
         ("pss_at_the_end", "with all objects"),
     ] {
         for (store, phases) in &report {

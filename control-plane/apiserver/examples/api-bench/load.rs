@@ -10,12 +10,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use futures::future::try_join_all;
-use http::{Method, Request, header};
-use http_body_util::BodyExt;
-use kube::client::Body;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kube::client::{Body, ConfigExt};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
+use tokio_rustls::TlsConnector;
 
 /// How long each request took.
 pub(crate) type Latencies = Vec<Duration>;
@@ -192,8 +197,9 @@ impl Load {
             .await
     }
 
-    /// Starts watches of all pods, some on each connection, and waits until each has begun.
-    pub(crate) async fn watchers(&self, count: usize) -> Result<Watchers> {
+    /// Starts watches of all pods, each on a connection of its own (as kube-rs does), or `shared` by some HTTP/2 connections
+    /// (as client-go does), and waits until each has begun.
+    pub(crate) async fn watchers(&self, count: usize, shared: Option<usize>) -> Result<Watchers> {
         let (told, events) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         // Its own clients: a pool that has watches on its connections opens further ones for other requests.
@@ -203,32 +209,76 @@ impl Load {
         let since = list["metadata"]["resourceVersion"]
             .as_str()
             .context("a list without a version")?;
-        for _ in 0..count {
-            let request = Request::get(format!("{PODS}?watch=true&resourceVersion={since}"));
-            let response = client.send(request.body(Body::empty())?).await?;
-            if !response.status().is_success() {
-                bail!("watch: {}", response.status());
+        let path = format!("{PODS}?watch=true&resourceVersion={since}");
+        let mut connections = Vec::new();
+        for _ in 0..shared.unwrap_or_default() {
+            connections.push(self.connect_http2(&mut tasks).await?);
+        }
+        for number in 0..count {
+            let told = told.clone();
+            if connections.is_empty() {
+                let response = client.send(Request::get(&path).body(Body::empty())?).await?;
+                begun(response.status())?;
+                tasks.spawn(listen(response.into_body(), told));
+            } else {
+                let at = number % connections.len();
+                let uri = format!(
+                    "{}{path}",
+                    self.config.cluster_url.to_string().trim_end_matches('/')
+                );
+                let request = Request::get(uri).body(Empty::<Bytes>::new())?;
+                let response = connections[at].send_request(request).await?;
+                begun(response.status())?;
+                tasks.spawn(listen(response.into_body(), told));
             }
-            let (mut body, told) = (response.into_body(), told.clone());
-            tasks.spawn(async move {
-                while let Some(Ok(frame)) = body.frame().await {
-                    let now = Instant::now();
-                    let lines = frame
-                        .data_ref()
-                        .map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
-                    for _ in 0..lines {
-                        if told.send(now).is_err() {
-                            return;
-                        }
-                    }
-                }
-            });
         }
         Ok(Watchers {
             count,
             events,
             _tasks: tasks,
         })
+    }
+
+    /// A connection for many requests.
+    async fn connect_http2(&self, tasks: &mut JoinSet<()>) -> Result<http2::SendRequest<Empty<Bytes>>> {
+        let url = &self.config.cluster_url;
+        let host = url.host().context("a server without a host")?;
+        let stream = TcpStream::connect((host, url.port_u16().context("a server without a port")?)).await?;
+        let mut tls = self.config.rustls_client_config()?;
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let name = ServerName::try_from(host.to_owned())?;
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tasks.spawn(async move {
+            // Ends with its watches.
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+fn begun(status: StatusCode) -> Result<()> {
+    if !status.is_success() {
+        bail!("watch: {status}");
+    }
+    Ok(())
+}
+
+/// Tells when each event of a watch came.
+async fn listen<B>(mut body: B, told: mpsc::UnboundedSender<Instant>)
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
+    while let Some(Ok(frame)) = body.frame().await {
+        let now = Instant::now();
+        let lines = frame
+            .data_ref()
+            .map_or(0, |data| data.iter().filter(|byte| **byte == b'\n').count());
+        for _ in 0..lines {
+            if told.send(now).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -15,6 +15,9 @@ use serde_json::{Map, Value, json};
 
 use self::{load::Load, servers::Servers};
 
+/// So many connections share the watches, where they are shared.
+const WATCHERS_CONNECTIONS: usize = 10;
+
 /// Which store lies under the API server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Store {
@@ -126,12 +129,14 @@ async fn measure(arguments: &Arguments, store: Store) -> Result<Map<String, Valu
 
     if arguments.watchers > 0 {
         report.insert("watchers".to_owned(), arguments.watchers.into());
-        report.insert("pss_before_watchers".to_owned(), servers.memory()?);
-        let watchers = load.watchers(arguments.watchers).await?;
-        report.insert("pss_with_watchers".to_owned(), servers.memory()?);
-        let mut phase = servers.phase("watch fan-out");
-        phase.add(watchers.fan_out(&load).await?)?;
-        phase.done(&mut report)?;
+        for (name, shared) in [("shared", Some(WATCHERS_CONNECTIONS)), ("own", None)] {
+            report.insert(format!("pss_before_watchers_{name}"), servers.memory()?);
+            let watchers = load.watchers(arguments.watchers, shared).await?;
+            report.insert(format!("pss_with_watchers_{name}"), servers.memory()?);
+            let mut phase = servers.phase(&format!("watch fan-out, {name}"));
+            phase.add(watchers.fan_out(&load).await?)?;
+            phase.done(&mut report)?;
+        }
     }
 
     for count in [1000, 10_000, 50_000, 100_000, 200_000] {

@@ -80,7 +80,7 @@ pub(super) async fn list(context: &Context) -> Result<HttpResponse, Status> {
             metadata.insert("remainingItemCount".to_owned(), listing.remaining.into());
         }
     }
-    measure(context, &listing.objects).await?;
+    measure(context, &listing.objects).await;
     let items = listing.objects.into_iter().map(Item::Cached).collect();
     list_response(context, metadata, items)
 }

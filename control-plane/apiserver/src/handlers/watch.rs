@@ -27,7 +27,7 @@ use crate::{
     negotiation::{Encoding, Form, Output},
     protobuf::encode,
     respond::{HttpResponse, is_stored_version, meta_type, protobuf_object, response},
-    watch_cache::{self, Change, Event, ResourceCache, Since, Watch, WatchCache, convert_to, frame},
+    watch_cache::{self, Change, Event, Object, ResourceCache, Since, Watch, WatchCache, convert_to, frame},
 };
 
 /// How often a watch that asked for bookmarks gets one.
@@ -188,7 +188,7 @@ impl Frames {
         {
             self.sent = self.sent.max(object.revision);
             self.cached.counters().initial.fetch_add(1, Ordering::Relaxed);
-            batch.extend_from_slice(&self.writer.object("ADDED", &object.body));
+            batch.extend_from_slice(&self.writer.initial(&object));
         }
         (!batch.is_empty()).then(|| batch.into())
     }
@@ -249,6 +249,16 @@ impl FrameWriter {
         } else {
             self.object(change.name(), &event.body(change))
         }
+    }
+
+    /// An object of the initial state.
+    fn initial(&mut self, object: &Object) -> Bytes {
+        if self.is_shared() && self.output.encoding == Encoding::Protobuf {
+            let message = object.protobuf(self.resource.schema);
+            let object = encode::enveloped(&self.resource.api_version(), &self.resource.kind, &message);
+            return encode::watch_frame("ADDED", &object).into();
+        }
+        self.object("ADDED", &object.body)
     }
 
     fn object(&mut self, kind: &str, body: &Bytes) -> Bytes {

@@ -25,6 +25,16 @@ pub(crate) fn object(api_version: &str, kind: &str, schema: TypeRef, object: &Ma
     out.finish()
 }
 
+/// A message, made by [`message`], in its envelope.
+pub(crate) fn enveloped(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = Reversed::default();
+    out.delimited(4, |_| {});
+    out.delimited(3, |_| {});
+    out.delimited(2, |out| out.bytes(message));
+    out.envelope_head(api_version, kind);
+    out.finish()
+}
+
 /// An object without an envelope, as items of lists are written.
 pub(crate) fn message(schema: TypeRef, object: &Map<String, Value>) -> Vec<u8> {
     let mut out = Reversed::default();

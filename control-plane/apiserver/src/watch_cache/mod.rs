@@ -8,7 +8,9 @@
 //! the live events; the border is fixed under the lock, so nothing is lost or told twice.
 
 mod event;
+mod facts;
 mod filter;
+mod kept;
 mod object;
 mod objects;
 mod resource;

@@ -1,15 +1,24 @@
 //! One object as the cache holds it: the bytes that are sent to clients, and the little that selectors ask for.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
-use api::registry::{GroupVersionKind, Resource};
+use api::{
+    registry::{GroupVersionKind, Resource},
+    schema::TypeRef,
+};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use store::{KeyValue, Revision};
+
+use super::{facts::Facts, kept::Kept};
+use crate::protobuf;
 
 /// A cached object. Its body is complete JSON, resourceVersion included, with `apiVersion` and `kind` in front.
 #[derive(Debug)]
@@ -22,8 +31,8 @@ pub(crate) struct Object {
     namespace_at: u16,
     /// The length of the object as a protobuf message; 0 until somebody asked.
     protobuf_length: AtomicU32,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    fields: Box<[(&'static str, Box<str>)]>,
+    protobuf: Kept,
+    facts: Facts,
 }
 
 impl Object {
@@ -42,29 +51,19 @@ impl Object {
         revision: Revision,
     ) -> Option<Self> {
         set_resource_version(&mut value, revision);
-        let fields = resource
-            .strategy
-            .selectable_fields(&value)
-            .into_iter()
-            .map(|(field, value)| (field, value.into_boxed_str()))
-            .collect();
-        let labels = value["metadata"]["labels"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(key, value)| (key.as_str().into(), value.as_str().unwrap_or_default().into()))
-            .collect();
+        let fields = resource.strategy.selectable_fields(&value);
+        let facts = Facts::new(value["metadata"]["labels"].as_object(), &fields);
         let body = encode(value.as_object()?);
         let name_at = key.rfind('/')? + 1;
         Some(Object {
             name_at: u16::try_from(name_at).ok()?,
             namespace_at: u16::try_from(prefix.len()).ok()?,
             protobuf_length: AtomicU32::new(0),
+            protobuf: Kept::default(),
             key,
             body,
             revision,
-            labels,
-            fields,
+            facts,
         })
     }
 
@@ -83,10 +82,7 @@ impl Object {
     }
 
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .iter()
-            .find(|(name, _)| &**name == key)
-            .map(|(_, value)| &**value)
+        self.facts.label(key)
     }
 
     /// A selectable field's value.
@@ -94,24 +90,29 @@ impl Object {
         match field {
             "metadata.name" => Some(self.name()),
             "metadata.namespace" => Some(self.namespace()),
-            _ => self
-                .fields
-                .iter()
-                .find(|(name, _)| *name == field)
-                .map(|(_, value)| &**value),
+            _ => self.facts.field(field),
         }
     }
 
-    /// The length of the object as a protobuf message, measured once.
-    pub(crate) fn protobuf_length<E>(&self, measure: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
+    /// The object as a message of the type it is stored in.
+    pub(crate) fn protobuf(&self, schema: TypeRef) -> Cow<'_, [u8]> {
+        if let Some(kept) = self.protobuf.get() {
+            return Cow::Borrowed(kept);
+        }
+        let nothing = Map::new();
+        let value = self.value();
+        let message = protobuf::encode::message(schema, value.as_object().unwrap_or(&nothing));
+        let length = u32::try_from(message.len()).unwrap_or(0);
+        self.protobuf_length.store(length, Ordering::Relaxed);
+        self.protobuf.keep(&message);
+        Cow::Owned(message)
+    }
+
+    /// The length of that message, measured once.
+    pub(crate) fn protobuf_length(&self, schema: TypeRef) -> usize {
         match self.protobuf_length.load(Ordering::Relaxed) {
-            0 => {
-                let length = measure()?;
-                self.protobuf_length
-                    .store(u32::try_from(length).unwrap_or(0), Ordering::Relaxed);
-                Ok(length)
-            }
-            length => Ok(length as usize),
+            0 => self.protobuf(schema).len(),
+            length => length as usize,
         }
     }
 
