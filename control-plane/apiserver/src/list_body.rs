@@ -163,7 +163,10 @@ impl Writer {
             if let Item::Cached(object) = item {
                 let first = chunks.len() == 1;
                 chunks.push(Bytes::from_static(if first { b"{" } else { b",{" }));
-                chunks.push(without_type(&object.body, &api_version, &self.resource.kind));
+                let mut pieces = object.pieces();
+                let first = pieces.next().unwrap_or_default();
+                chunks.push(without_type(&first, &api_version, &self.resource.kind));
+                chunks.extend(pieces);
             }
         }
         chunks.push(Bytes::from_static(b"]}\n"));

@@ -102,7 +102,7 @@ pub(crate) fn object_response(context: &Context, object: &Object) -> Result<Http
         return Ok(response(
             StatusCode::OK,
             context.output.content_type(),
-            object.body.clone(),
+            object.body(),
         ));
     }
     let output = context.output;

@@ -258,7 +258,7 @@ impl FrameWriter {
             let object = encode::enveloped(&self.resource.api_version(), &self.resource.kind, &message);
             return encode::watch_frame("ADDED", &object).into();
         }
-        self.object("ADDED", &object.body)
+        self.object("ADDED", &object.body())
     }
 
     fn object(&mut self, kind: &str, body: &Bytes) -> Bytes {

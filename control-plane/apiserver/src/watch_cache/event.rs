@@ -37,9 +37,9 @@ impl Event {
     /// The object's bytes as the change shows them.
     pub(crate) fn body(&self, change: Change) -> Bytes {
         match (change, &self.current, &self.previous) {
-            (Change::Added | Change::Modified, Some(current), _) => current.body.clone(),
+            (Change::Added | Change::Modified, Some(current), _) => current.body(),
             (_, _, Some(previous)) => previous.body_at(self.revision),
-            (_, Some(current), None) => current.body.clone(),
+            (_, Some(current), None) => current.body(),
             (_, None, None) => Bytes::new(),
         }
     }

@@ -14,6 +14,7 @@ mod kept;
 mod object;
 mod objects;
 mod resource;
+mod text;
 mod watcher;
 
 use std::{

@@ -17,14 +17,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use store::{KeyValue, Revision};
 
-use super::{facts::Facts, kept::Kept};
+use super::{facts::Facts, kept::Kept, text::Text};
 use crate::protobuf;
 
 /// A cached object. Its body is complete JSON, resourceVersion included, with `apiVersion` and `kind` in front.
 #[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) key: Arc<str>,
-    pub(crate) body: Bytes,
+    text: Text,
     pub(crate) revision: Revision,
     /// Where the namespace and the name stand in the key.
     name_at: u16,
@@ -53,7 +53,7 @@ impl Object {
         set_resource_version(&mut value, revision);
         let fields = resource.strategy.selectable_fields(&value);
         let facts = Facts::new(value["metadata"]["labels"].as_object(), &fields);
-        let body = encode(value.as_object()?);
+        let text = Text::new(value.as_object()?);
         let name_at = key.rfind('/')? + 1;
         Some(Object {
             name_at: u16::try_from(name_at).ok()?,
@@ -61,7 +61,7 @@ impl Object {
             protobuf_length: AtomicU32::new(0),
             protobuf: Kept::default(),
             key,
-            body,
+            text,
             revision,
             facts,
         })
@@ -116,9 +116,19 @@ impl Object {
         }
     }
 
+    /// The whole body.
+    pub(crate) fn body(&self) -> Bytes {
+        self.text.bytes()
+    }
+
+    /// The body piece by piece. The first piece reaches beyond the type.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Bytes> {
+        self.text.pieces()
+    }
+
     /// The object as a value.
     pub(crate) fn value(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        serde_json::from_slice(&self.body()).unwrap_or_default()
     }
 
     /// The object in a version that shares its storage.
@@ -130,7 +140,7 @@ impl Object {
     pub(crate) fn body_at(&self, revision: Revision) -> Bytes {
         let mut value = self.value();
         set_resource_version(&mut value, revision);
-        value.as_object().map_or_else(|| self.body.clone(), encode)
+        value.as_object().map_or_else(|| self.body(), encode)
     }
 }
 
@@ -173,11 +183,13 @@ pub(crate) fn set_resource_version(object: &mut Value, revision: Revision) {
 /// Encodes an object with `apiVersion` and `kind` first, so that a list can leave them out by cutting a prefix.
 pub(crate) fn encode(object: &Map<String, Value>) -> Bytes {
     encode_with(object, |out, _, value| write(out, value))
+        .into_boxed_slice()
+        .into()
 }
 
 /// As [`encode`], without `metadata.resourceVersion`: what the store keeps.
 pub(crate) fn encode_unversioned(object: &Map<String, Value>) -> Bytes {
-    encode_with(object, |out, key, value| match value.as_object() {
+    let encoded = encode_with(object, |out, key, value| match value.as_object() {
         Some(metadata) if key == "metadata" => {
             out.push(b'{');
             let rest = metadata.iter().filter(|(key, _)| *key != "resourceVersion");
@@ -185,10 +197,15 @@ pub(crate) fn encode_unversioned(object: &Map<String, Value>) -> Bytes {
             out.push(b'}');
         }
         _ => write(out, value),
-    })
+    });
+    encoded.into_boxed_slice().into()
 }
 
-fn encode_with(object: &Map<String, Value>, value: impl Fn(&mut Vec<u8>, &str, &Value)) -> Bytes {
+/// Encodes an object, the type first, with the value of each of its fields written by `value`.
+pub(super) fn encode_with(
+    object: &Map<String, Value>,
+    value: impl FnMut(&mut Vec<u8>, &str, &Value),
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(4096);
     out.push(b'{');
     let first = ["apiVersion", "kind"]
@@ -199,13 +216,14 @@ fn encode_with(object: &Map<String, Value>, value: impl Fn(&mut Vec<u8>, &str, &
         .filter(|(key, _)| !matches!(key.as_str(), "apiVersion" | "kind"));
     entries(&mut out, first.chain(rest), value);
     out.push(b'}');
-    out.into_boxed_slice().into()
+    out
 }
 
-fn entries<'a>(
+/// The inside of a JSON object.
+pub(super) fn entries<'a>(
     out: &mut Vec<u8>,
     entries: impl Iterator<Item = (&'a String, &'a Value)>,
-    value_of: impl Fn(&mut Vec<u8>, &str, &Value),
+    mut value_of: impl FnMut(&mut Vec<u8>, &str, &Value),
 ) {
     for (at, (key, value)) in entries.enumerate() {
         if at > 0 {
@@ -218,7 +236,7 @@ fn entries<'a>(
 }
 
 /// Writing to a vector and encoding a string or a Value cannot fail.
-fn write(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+pub(super) fn write(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     let _ = serde_json::to_writer(out, value);
 }
 
