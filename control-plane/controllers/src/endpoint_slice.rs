@@ -6,21 +6,27 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::context::{Context, Next, spawn_workers, wake_on_change};
 use crate::endpoint::{selected_pods, trigger_time, wake_on_pods};
 use crate::event::{EventType, Reference};
-use crate::objects::{EndpointSlice, Object};
+use crate::objects::{EndpointSlice, Node, Object, Pod, Service};
 use crate::queue::{Key, Queue};
 use crate::rest::{DeleteOptions, Patch, Result};
-use plan::{Plan, SERVICE_NAME_LABEL};
+use plan::hints::Mode;
+use plan::{Plan, SERVICE_NAME_LABEL, Topology, zones};
 
 const NAME: &str = "endpoint-slice-controller";
+
+/// The address types for which a Service has hints by CPU: whether that is news cannot be read from its slices, which may have
+/// hints for other reasons.
+type Hinted = Arc<Mutex<HashMap<Key, BTreeSet<&'static str>>>>;
 
 pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
     let queue = Arc::new(Queue::new());
@@ -36,20 +42,27 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
             }
         }
     });
-    // A pod whose node is not known yet is left out; the zone of a node may change.
+    // A pod whose node is not known yet is left out; the zone of a node may change. CPU matters to few.
     context.informers.nodes.subscribe({
         let (queue, context) = (queue.clone(), context.clone());
         move |change| {
-            let zone = |node: Option<&Arc<crate::objects::Node>>| {
+            let zone = |node: Option<&Arc<Node>>| {
                 node.map(|node| node.metadata.labels.get(plan::ZONE_LABEL).map(str::to_owned))
             };
-            if zone(change.old) != zone(change.new) {
-                for service in context.informers.services.all() {
+            let cpu = |node: Option<&Arc<Node>>| {
+                node.map(|node| zones::counts(node).then_some(node.status.allocatable.cpu))
+            };
+            let moved = zone(change.old) != zone(change.new);
+            if moved || cpu(change.old) != cpu(change.new) {
+                let mut services = context.informers.services.all();
+                services.retain(|service| moved || Mode::of(service) == Mode::Auto);
+                for service in services {
                     queue.add(service.key());
                 }
             }
         }
     });
+    let hinted = Hinted::default();
     let reconciler = context.clone();
     spawn_workers(
         NAME,
@@ -58,15 +71,16 @@ pub(crate) fn spawn(context: &Context, tasks: &mut JoinSet<()>) {
         context.concurrent_syncs,
         queue,
         move |key| {
-            let context = reconciler.clone();
-            async move { reconcile(&context, &key).await }
+            let (context, hinted) = (reconciler.clone(), hinted.clone());
+            async move { reconcile(&context, &hinted, &key).await }
         },
     );
 }
 
-async fn reconcile(context: &Context, key: &Key) -> Result<Next> {
+async fn reconcile(context: &Context, hinted: &Hinted, key: &Key) -> Result<Next> {
     // Slices of a deleted service are collected by their owner reference.
     let Some(service) = context.informers.services.get(key) else {
+        hinted.lock().remove(key);
         return Ok(Next::Idle);
     };
     let Some(pods) = selected_pods(context, &service) else {
@@ -78,24 +92,33 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Next> {
             && !slice.metadata.is_deleted()
             && slice.metadata.labels.get(SERVICE_NAME_LABEL) == Some(&*key.name)
     });
-    let zones: HashMap<Box<str>, Option<String>> = pods
-        .iter()
-        .filter_map(|pod| context.informers.nodes.get(&Key::new("", &pod.spec.node_name)))
-        .map(|node| {
-            let zone = node
-                .metadata
-                .labels
-                .get(plan::ZONE_LABEL)
-                .filter(|zone| !zone.is_empty());
-            (node.metadata.name.clone(), zone.map(str::to_owned))
-        })
-        .collect();
-    let plan = plan::plan(&service, &pods, &existing, &zones, trigger_time(&service, &pods));
+    let topology = topology(context, &service, &pods);
+    let before = hinted.lock().get(key).cloned().unwrap_or_default();
+    let plan = plan::plan(
+        &service,
+        &pods,
+        &existing,
+        &topology,
+        &before,
+        trigger_time(&service, &pods),
+    );
+    let recorder = context.recorder.with_component(NAME);
+    for notice in &plan.notices {
+        recorder.publish(
+            Reference::to(&*service),
+            notice.type_,
+            notice.reason,
+            notice.message.clone(),
+        );
+    }
+    match plan.hinted.is_empty() {
+        true => hinted.lock().remove(key),
+        false => hinted.lock().insert(key.clone(), plan.hinted.clone()),
+    };
     if let Err(error) = apply(context, key, &plan).await {
         if error.is_namespace_terminating() {
             return Ok(Next::Idle);
         }
-        let recorder = context.recorder.with_component(NAME);
         let message = format!(
             "Error updating Endpoint Slices for Service {key}: {}",
             error.message()
@@ -109,6 +132,27 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Next> {
         return Err(error);
     }
     Ok(Next::Idle)
+}
+
+fn topology(context: &Context, service: &Service, pods: &[Arc<Pod>]) -> Topology {
+    let nodes = &context.informers.nodes;
+    let zones = pods
+        .iter()
+        .filter_map(|pod| nodes.get(&Key::new("", &pod.spec.node_name)))
+        .map(|node| {
+            let zone = node
+                .metadata
+                .labels
+                .get(plan::ZONE_LABEL)
+                .filter(|zone| !zone.is_empty());
+            (node.metadata.name.clone(), zone.map(str::to_owned))
+        })
+        .collect();
+    let shares = match Mode::of(service) {
+        Mode::Auto => zones::cpu_shares(&nodes.all()),
+        _ => None,
+    };
+    Topology { zones, shares }
 }
 
 /// Creates before it updates and deletes: an endpoint that moves between slices is in both rather than in none.

@@ -360,6 +360,27 @@ pub(crate) struct NodeSpec {
 pub(crate) struct NodeStatus {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) conditions: Vec<NodeCondition>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub(crate) allocatable: Allocatable,
+}
+
+/// What pods may use of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Allocatable {
+    pub(crate) cpu: MilliCpu,
+}
+
+/// Thousandths of a CPU. What is no quantity counts as none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct MilliCpu(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for MilliCpu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Option::<Box<str>>::deserialize(deserializer)?.unwrap_or_default();
+        let quantity = api::quantity::Quantity::parse(&text);
+        Ok(Self(quantity.map_or(0, |quantity| quantity.milli_value())))
+    }
 }
 
 /// A Lease: only when it was renewed last.
@@ -422,6 +443,7 @@ pub(crate) struct ServiceSpec {
     #[serde(deserialize_with = "null_as_default")]
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) publish_not_ready_addresses: bool,
+    pub(crate) traffic_distribution: Box<str>,
 }
 
 /// An EndpointSlice.

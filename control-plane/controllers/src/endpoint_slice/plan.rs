@@ -1,6 +1,9 @@
 //! Which EndpointSlices a Service needs, as changes to the ones it has.
 
-use std::collections::{BTreeMap, HashMap};
+pub(super) mod hints;
+pub(super) mod zones;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +16,7 @@ use crate::endpoint::{
 };
 use crate::objects::{EndpointSlice, Labels, Object, Pod, Service};
 use crate::owner::controller_reference;
+use hints::{Draft, Mode, Notice};
 
 pub(super) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
@@ -27,18 +31,31 @@ pub(super) struct Plan {
     /// Names and merge patches.
     pub(super) update: Vec<(String, Value)>,
     pub(super) delete: Vec<Arc<EndpointSlice>>,
+    pub(super) notices: Vec<Notice>,
+    /// The address types whose endpoints have hints by CPU now.
+    pub(super) hinted: BTreeSet<&'static str>,
+}
+
+/// Where nodes are.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    /// Every node that exists among those of the pods, with its zone if it tells one.
+    pub(super) zones: HashMap<Box<str>, Option<String>>,
+    /// See [`zones::cpu_shares`]; `None` also where nobody asked.
+    pub(super) shares: Option<BTreeMap<String, f64>>,
 }
 
 pub(super) fn is_managed(slice: &EndpointSlice) -> bool {
     slice.metadata.labels.get(MANAGED_BY_LABEL) == Some(MANAGED_BY)
 }
 
-/// `zones` has every node that exists among those of the pods, with its zone if it tells one.
+/// `hinted` is what the last plan said of it.
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     existing: &[Arc<EndpointSlice>],
-    zones: &HashMap<Box<str>, Option<String>>,
+    topology: &Topology,
+    hinted: &BTreeSet<&'static str>,
     triggered: Timestamp,
 ) -> Plan {
     let labels = slice_labels(service);
@@ -51,21 +68,33 @@ pub(super) fn plan(
             .cloned(),
     );
     for address_type in families {
+        let existing: Vec<_> = existing
+            .iter()
+            .filter(|slice| &*slice.address_type == address_type)
+            .collect();
         let mut family = Family {
             service,
             address_type,
             labels: &labels,
             triggered,
-            plan: Plan::default(),
+            plan: &mut plan,
         };
-        let existing: Vec<_> = existing
-            .iter()
-            .filter(|slice| &*slice.address_type == address_type)
-            .collect();
-        family.reconcile(desired(service, pods, zones, address_type), &existing);
-        plan.create.extend(family.plan.create);
-        plan.update.extend(family.plan.update);
-        plan.delete.extend(family.plan.delete);
+        let mut drafts = family.reconcile(desired(service, pods, &topology.zones, address_type), &existing);
+        let mut by_cpu = hinted.contains(address_type);
+        let notice = hints::apply(
+            Mode::of(service),
+            topology.shares.as_ref(),
+            address_type,
+            &mut drafts,
+            &mut by_cpu,
+        );
+        for draft in drafts {
+            family.write(draft);
+        }
+        plan.notices.extend(notice);
+        if by_cpu {
+            plan.hinted.insert(address_type);
+        }
     }
     plan
 }
@@ -73,17 +102,18 @@ pub(super) fn plan(
 /// The slices of one address type.
 struct Family<'a> {
     service: &'a Service,
-    address_type: &'a str,
+    address_type: &'static str,
     labels: &'a Labels,
     triggered: Timestamp,
-    plan: Plan,
+    plan: &'a mut Plan,
 }
 
 /// Endpoints by the ports that they share; by uid of the pod.
 type Desired = BTreeMap<String, (Vec<EndpointPort>, BTreeMap<String, Endpoint>)>;
 
 impl Family<'_> {
-    fn reconcile(&mut self, mut desired: Desired, existing: &[&Arc<EndpointSlice>]) {
+    /// What is to be, hints left out: new slices first, then the ones that change, then the others.
+    fn reconcile<'s>(&mut self, mut desired: Desired, existing: &[&'s Arc<EndpointSlice>]) -> Vec<Draft<'s>> {
         let mut by_ports: BTreeMap<String, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
         let mut spare = Vec::new();
         for slice in existing {
@@ -102,53 +132,34 @@ impl Family<'_> {
         if desired.values().all(|(_, endpoints)| endpoints.is_empty()) {
             desired = Desired::from([(ports_key(&[]), (Vec::new(), BTreeMap::new()))]);
         }
-        let mut to_create = Vec::new();
+        let mut drafts = Vec::new();
         for (key, (ports, endpoints)) in desired {
             let slices = by_ports.remove(&key).unwrap_or_default();
             if endpoints.is_empty() {
-                self.keep_placeholder(slices, &mut spare, &mut to_create);
+                keep_placeholder(slices, &mut spare, &mut drafts);
             } else {
-                self.distribute(endpoints, slices, &ports, &mut spare, &mut to_create);
+                self.distribute(endpoints, slices, &ports, &mut spare, &mut drafts);
             }
         }
         spare.extend(by_ports.into_values().flatten());
         // Writing new content into a slice that would go is one write instead of two.
-        for (ports, endpoints) in to_create {
-            match spare.pop() {
-                Some(slice) => self.update(slice, Some(&ports), &endpoints),
-                None => self.create(&ports, &endpoints),
-            }
+        for draft in drafts.iter_mut().filter(|draft| draft.slice.is_none()) {
+            draft.slice = spare.pop();
         }
         self.plan.delete.extend(spare.into_iter().cloned());
-    }
-
-    fn keep_placeholder<'s>(
-        &mut self,
-        mut slices: Vec<&'s Arc<EndpointSlice>>,
-        spare: &mut Vec<&'s Arc<EndpointSlice>>,
-        to_create: &mut Vec<(Vec<EndpointPort>, Vec<Endpoint>)>,
-    ) {
-        match slices.iter().position(|slice| slice.endpoints.is_empty()) {
-            Some(index) => {
-                let placeholder = slices.swap_remove(index);
-                if placeholder.metadata.labels != *self.labels {
-                    self.update(placeholder, None, &[]);
-                }
-            }
-            None => to_create.push((Vec::new(), Vec::new())),
-        }
-        spare.extend(slices);
+        drafts.sort_by_key(|draft| (draft.slice.is_some(), !draft.changed));
+        drafts
     }
 
     /// Keeps endpoints where they are, fills slices that are written anyway, then one that has room for the
     /// rest, and only then new ones.
     fn distribute<'s>(
-        &mut self,
+        &self,
         mut endpoints: BTreeMap<String, Endpoint>,
         slices: Vec<&'s Arc<EndpointSlice>>,
         ports: &[EndpointPort],
         spare: &mut Vec<&'s Arc<EndpointSlice>>,
-        to_create: &mut Vec<(Vec<EndpointPort>, Vec<Endpoint>)>,
+        drafts: &mut Vec<Draft<'s>>,
     ) {
         let mut changed = Vec::new();
         let mut unchanged = Vec::new();
@@ -160,7 +171,7 @@ impl Family<'_> {
                 .collect();
             if kept.is_empty() {
                 spare.push(slice);
-            } else if kept == slice.endpoints && slice.metadata.labels == *self.labels {
+            } else if equal_but_for_hints(&kept, &slice.endpoints) && slice.metadata.labels == *self.labels {
                 unchanged.push(slice);
             } else {
                 changed.push((slice, kept));
@@ -173,22 +184,49 @@ impl Family<'_> {
             kept.extend(rest.drain(..room.min(rest.len())));
         }
         if !rest.is_empty() && rest.len() < ENDPOINTS_MAX {
-            let fullest = unchanged
-                .iter()
-                .filter(|slice| slice.endpoints.len() + rest.len() <= ENDPOINTS_MAX)
-                .max_by_key(|slice| slice.endpoints.len());
-            if let Some(slice) = fullest {
+            let fullest = (0..unchanged.len())
+                .filter(|index| unchanged[*index].endpoints.len() + rest.len() <= ENDPOINTS_MAX)
+                .max_by_key(|index| unchanged[*index].endpoints.len());
+            if let Some(index) = fullest {
+                let slice = unchanged.remove(index);
                 let mut filled = slice.endpoints.clone();
                 filled.append(&mut rest);
                 changed.push((slice, filled));
             }
         }
+        let draft = |slice, endpoints, changed| Draft {
+            slice,
+            ports: ports.to_vec(),
+            endpoints,
+            changed,
+        };
         while !rest.is_empty() {
             let part = rest.split_off(rest.len().saturating_sub(ENDPOINTS_MAX));
-            to_create.push((ports.to_vec(), part));
+            drafts.push(draft(None, part, true));
         }
-        for (slice, endpoints) in changed {
-            self.update(slice, None, &endpoints);
+        drafts.extend(
+            changed
+                .into_iter()
+                .map(|(slice, endpoints)| draft(Some(slice), endpoints, true)),
+        );
+        drafts.extend(
+            unchanged
+                .into_iter()
+                .map(|slice| draft(Some(slice), slice.endpoints.clone(), false)),
+        );
+    }
+
+    /// Plans the write that a draft needs, if it needs one.
+    fn write(&mut self, draft: Draft<'_>) {
+        match draft.slice {
+            None => self.create(&draft.ports, &draft.endpoints),
+            Some(slice) => {
+                let other_ports = ports_key(&slice.ports) != ports_key(&draft.ports);
+                if other_ports || slice.endpoints != draft.endpoints || slice.metadata.labels != *self.labels
+                {
+                    self.update(slice, other_ports.then_some(&draft.ports), &draft.endpoints);
+                }
+            }
         }
     }
 
@@ -240,6 +278,45 @@ impl Family<'_> {
         }
         self.plan.update.push((slice.metadata.name.to_string(), patch));
     }
+}
+
+fn keep_placeholder<'s>(
+    mut slices: Vec<&'s Arc<EndpointSlice>>,
+    spare: &mut Vec<&'s Arc<EndpointSlice>>,
+    drafts: &mut Vec<Draft<'s>>,
+) {
+    let found = slices.iter().position(|slice| slice.endpoints.is_empty());
+    drafts.push(Draft {
+        slice: found.map(|index| slices.swap_remove(index)),
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        changed: found.is_none(),
+    });
+    spare.extend(slices);
+}
+
+/// Hints are not the pods' business: they are compared once they are given.
+fn equal_but_for_hints(left: &[Endpoint], right: &[Endpoint]) -> bool {
+    let same = |(left, right): (&Endpoint, &Endpoint)| {
+        let Endpoint {
+            addresses,
+            conditions,
+            deprecated_topology,
+            hints: _,
+            hostname,
+            node_name,
+            target_ref,
+            zone,
+        } = left;
+        *addresses == right.addresses
+            && *conditions == right.conditions
+            && *deprecated_topology == right.deprecated_topology
+            && *hostname == right.hostname
+            && *node_name == right.node_name
+            && *target_ref == right.target_ref
+            && *zone == right.zone
+    };
+    left.len() == right.len() && left.iter().zip(right).all(same)
 }
 
 fn address_types(service: &Service) -> Vec<&'static str> {

@@ -1,8 +1,8 @@
-use super::plan::{Plan, plan};
+use super::plan::{Plan, Topology, plan};
 use crate::objects::{EndpointSlice, Pod, Service};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 fn merge(into: &mut Value, from: Value) {
@@ -42,9 +42,21 @@ fn pods(count: usize) -> Vec<Arc<Pod>> {
 }
 
 fn run(service: &Service, pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> Plan {
-    let zones = HashMap::from([("n".into(), Some("z".to_owned()))]);
+    let topology = Topology {
+        zones: HashMap::from([("n".into(), Some("z".to_owned()))]),
+        shares: None,
+    };
+    run_in(&topology, service, pods, existing)
+}
+
+fn run_in(
+    topology: &Topology,
+    service: &Service,
+    pods: &[Arc<Pod>],
+    existing: &[Arc<EndpointSlice>],
+) -> Plan {
     let now: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
-    plan(service, pods, existing, &zones, now)
+    plan(service, pods, existing, topology, &BTreeSet::new(), now)
 }
 
 /// What the API server holds after a plan was applied to `existing`.
@@ -292,4 +304,88 @@ fn slices_of_an_earlier_service_of_that_name_go() {
     let slices = apply(&run(&old, &pods(1), &[]), &[]);
     let plan = run(&service, &pods(1), &slices);
     assert_eq!(counts(&plan), (1, 0, 1));
+}
+
+fn hints(slices: &[Arc<EndpointSlice>]) -> Vec<Value> {
+    slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .map(|endpoint| json!(endpoint.hints))
+        .collect()
+}
+
+#[test]
+fn hints_follow_the_traffic_distribution() {
+    let service = |distribution: &str| service(json!({"spec": {"trafficDistribution": distribution}}));
+    let (zone, node) = (json!([{"name": "z"}]), json!([{"name": "n"}]));
+    let mut slices = apply(&run(&service(""), &pods(1), &[]), &[]);
+    for (distribution, expect) in [
+        ("PreferSameNode", json!({"forZones": zone, "forNodes": node})),
+        ("PreferSameZone", json!({"forZones": zone})),
+        ("", Value::Null),
+    ] {
+        let plan = run(&service(distribution), &pods(1), &slices);
+        assert_eq!(counts(&plan), (0, 1, 0), "{distribution}");
+        slices = apply(&plan, &slices);
+        assert_eq!(hints(&slices), [expect], "{distribution}");
+        assert_eq!(
+            counts(&run(&service(distribution), &pods(1), &slices)),
+            (0, 0, 0),
+            "{distribution} settles"
+        );
+    }
+    // An endpoint that is not ready, and one that is.
+    let pods = [
+        pod(
+            0,
+            json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}}),
+        ),
+        pod(1, json!({})),
+    ];
+    let service = service("PreferClose");
+    let slices = apply(&run(&service, &pods, &slices), &slices);
+    assert_eq!(hints(&slices), [Value::Null, json!({"forZones": zone})]);
+    assert_eq!(counts(&run(&service, &pods, &slices)), (0, 0, 0));
+}
+
+#[test]
+fn hints_by_cpu_leave_slices_alone_that_are_good_enough() {
+    let topology = Topology {
+        zones: HashMap::from([
+            ("n".into(), Some("a".to_owned())),
+            ("m".into(), Some("b".to_owned())),
+        ]),
+        shares: Some(BTreeMap::from([("a".to_owned(), 0.5), ("b".to_owned(), 0.5)])),
+    };
+    let service =
+        service(json!({"metadata": {"annotations": {"service.kubernetes.io/topology-mode": "Auto"}}}));
+    let count = |slices: &[Arc<EndpointSlice>], zone: &str| {
+        hints(slices)
+            .iter()
+            .filter(|hints| hints["forZones"][0]["name"] == zone)
+            .count()
+    };
+    // All pods are in one zone, and half of them serve the other one.
+    let all = pods(130);
+    let plan = run_in(&topology, &service, &all, &[]);
+    assert_eq!(plan.notices.len(), 1);
+    assert_eq!(plan.hinted, BTreeSet::from(["IPv4"]));
+    let slices = apply(&plan, &[]);
+    assert_eq!((count(&slices, "a"), count(&slices, "b")), (65, 65));
+    assert_eq!(counts(&run_in(&topology, &service, &all, &slices)), (0, 0, 0));
+    // One more is no reason to write both slices.
+    let more = pods(131);
+    let plan = run_in(&topology, &service, &more, &slices);
+    assert_eq!(counts(&plan), (0, 1, 0));
+    let slices = apply(&plan, &slices);
+    let served = (count(&slices, "a"), count(&slices, "b"));
+    assert!(served == (65, 66) || served == (66, 65), "{served:?}");
+    // Without what to weigh by, there are none.
+    let unknown = Topology {
+        shares: None,
+        ..topology
+    };
+    let plan = run_in(&unknown, &service, &more, &slices);
+    assert_eq!((counts(&plan), plan.hinted.len()), ((0, 2, 0), 0));
+    assert_eq!(hints(&apply(&plan, &slices)), vec![Value::Null; 131]);
 }
