@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
+
+use crate::ask;
 
 /// How long one exchange may take unless the plan says otherwise. Far more than a service on the same node needs, so that
 /// only a loss exceeds it.
@@ -124,15 +126,7 @@ fn by_tcp(plan: &Plan) -> io::Result<String> {
 }
 
 fn by_udp(plan: &Plan) -> io::Result<String> {
-    let target = plan.target;
-    let any: IpAddr = if target.is_ipv6() {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(target)?;
-    socket.set_read_timeout(Some(plan.timeout))?;
+    let socket = ask::connect(plan)?;
     socket.send(b"hostname")?;
     let mut buffer = [0; 256];
     let length = socket.recv(&mut buffer)?;

@@ -6,9 +6,12 @@
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +29,8 @@ const ECHO: u8 = b'e';
 const SINK: u8 = b's';
 /// A lost packet is an error, not a pause.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often to look for the file that ends it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How the client uses its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +57,7 @@ impl FromStr for Mode {
 }
 
 /// What the client does.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Where to.
     pub(crate) target: SocketAddr,
@@ -60,8 +65,12 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     /// Threads with a connection each.
     pub(crate) connections: usize,
-    /// For how long.
+    /// For how long at most.
     pub(crate) duration: Duration,
+    /// How many exchanges a second there may be, over all connections; `None`: as many as there can be. Not of a stream.
+    pub(crate) rate: Option<NonZeroU32>,
+    /// Ends it when it appears.
+    pub(crate) until: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -153,9 +162,24 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
 /// Carries out the plan.
 pub(crate) fn run(plan: Plan) -> Report {
     let start = Instant::now();
-    let end = start + plan.duration;
+    let end = End {
+        at: start + plan.duration,
+        told: Arc::default(),
+    };
+    if let Some(file) = plan.until.clone() {
+        let told = Arc::clone(&end.told);
+        thread::spawn(move || {
+            while !file.exists() {
+                thread::sleep(LOOK);
+            }
+            told.store(true, Ordering::Relaxed);
+        });
+    }
     let threads: Vec<_> = (0..plan.connections)
-        .map(|_| thread::spawn(move || one(plan, end)))
+        .map(|_| {
+            let (plan, end) = (plan.clone(), end.clone());
+            thread::spawn(move || one(&plan, &end))
+        })
         .collect();
     let mut report = Report::default();
     for thread in threads {
@@ -168,16 +192,56 @@ pub(crate) fn run(plan: Plan) -> Report {
     report
 }
 
-fn one(plan: Plan, end: Instant) -> Report {
+/// When to end.
+#[derive(Clone)]
+struct End {
+    at: Instant,
+    told: Arc<AtomicBool>,
+}
+
+impl End {
+    fn is_here(&self) -> bool {
+        self.told.load(Ordering::Relaxed) || Instant::now() >= self.at
+    }
+}
+
+/// Keeps a thread to its part of the rate. Time that was lost is not made up for: that would be a burst.
+struct Pace {
+    period: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    fn of(plan: &Plan) -> Self {
+        let period = plan.rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_secs(1) * u32::try_from(plan.connections).unwrap_or(u32::MAX) / rate.get()
+        });
+        Self {
+            period,
+            next: Instant::now(),
+        }
+    }
+
+    fn wait(&mut self) {
+        let now = Instant::now();
+        thread::sleep(self.next.saturating_duration_since(now));
+        self.next = self.next.max(now) + self.period;
+    }
+}
+
+fn one(plan: &Plan, end: &End) -> Report {
     let mut report = Report::default();
-    while Instant::now() < end {
+    let mut pace = Pace::of(plan);
+    while !end.is_here() {
         let outcome = match plan.mode {
             Mode::Short => {
+                pace.wait();
                 let begun = Instant::now();
                 connect(plan.target).and_then(|stream| exchange(&stream, &mut report, begun))
             }
             Mode::KeepAlive => connect(plan.target).and_then(|stream| {
-                while Instant::now() < end {
+                while !end.is_here() {
+                    pace.wait();
                     exchange(&stream, &mut report, Instant::now())?;
                 }
                 Ok(())
@@ -214,11 +278,11 @@ fn exchange(mut stream: &TcpStream, report: &mut Report, begun: Instant) -> io::
     Ok(())
 }
 
-fn pour(mut stream: &TcpStream, report: &mut Report, end: Instant) -> io::Result<()> {
+fn pour(mut stream: &TcpStream, report: &mut Report, end: &End) -> io::Result<()> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(&[SINK; MESSAGE_BYTES])?;
     let chunk = vec![0; CHUNK_BYTES];
-    while Instant::now() < end {
+    while !end.is_here() {
         report.bytes += stream.write(&chunk)? as u64;
     }
     Ok(())
@@ -243,11 +307,30 @@ mod tests {
                 mode,
                 connections: 2,
                 duration: Duration::from_millis(30),
+                rate: None,
+                until: None,
             };
             let report = run(plan);
             assert_eq!(report.failures, 0, "{mode:?}: {:?}", report.error);
             assert!(report.bytes > 0, "{mode:?}");
         }
+        // A file that is there already ends it, whatever else was said; and a rate is kept.
+        let plan = Plan {
+            target,
+            mode: Mode::Short,
+            connections: 1,
+            duration: Duration::from_secs(3600),
+            rate: NonZeroU32::new(10),
+            until: Some("/proc/self/exe".into()),
+        };
+        let report = run(plan);
+        assert_eq!(report.failures, 0, "{:?}", report.error);
+        let most = report.elapsed.as_secs_f64() * 10.0 + 1.0;
+        assert!(
+            (report.microseconds.len() as f64) <= most,
+            "{} of {most}",
+            report.microseconds.len()
+        );
     }
 
     #[test]

@@ -5,12 +5,16 @@
 //! * `serve [--port N]`: answers HTTP and UDP with the host name ([`serve`]);
 //! * `connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] [--timeout-ms N] [--path PATH]`: counts which
 //!   backend answers ([`connect`]);
-//! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] [--seconds N]`: a server that
-//!   does next to nothing, and a client that measures what reaches it ([`load`]);
+//! * `ask ADDRESS:PORT [--count N] [--interval-ms N] [--timeout-ms N]`: the same over one datagram socket, and a line whenever
+//!   somebody else answers ([`ask`]);
+//! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] [--seconds N] [--rate N]
+//!   [--until FILE]`: a server that does next to nothing, and a client that measures what reaches it ([`load`]);
 //! * `pause`: holds a pod's namespaces and reaps what dies in them;
 //! * `exit CODE`, `sleep SECONDS`: end as told.
 
+mod ask;
 mod connect;
+mod dns;
 mod load;
 mod serve;
 mod signals;
@@ -23,8 +27,9 @@ use std::time::Duration;
 
 const USAGE: &str = "usage: serve [--port N] | connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] \
                      [--timeout-ms N] [--path PATH] | \
+                     ask ADDRESS:PORT [--count N] [--interval-ms N] [--timeout-ms N] | \
                      answer [--port N] | load ADDRESS:PORT [--mode short|keep-alive|stream] [--connections N] \
-                     [--seconds N] | pause | exit CODE | sleep SECONDS";
+                     [--seconds N] [--rate N] [--until FILE] | pause | exit CODE | sleep SECONDS";
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = env::args_os()
@@ -57,7 +62,7 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
             signals::exit_when_told();
             serve::run(port)
         }
-        "connect" => {
+        "connect" | "ask" => {
             let (target, rest) = rest.split_first().ok_or(USAGE)?;
             let [protocol, count, interval, timeout, path] = options(
                 rest,
@@ -75,6 +80,10 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
                 path: path.unwrap_or_else(|| "/hostname".to_owned()),
             };
             signals::exit_when_told();
+            if command == "ask" {
+                ask::run(&plan);
+                return Ok(ExitCode::SUCCESS);
+            }
             let report = connect::run(&plan);
             println!("{}", report.json());
             Ok(if report.failures == 0 {
@@ -91,12 +100,17 @@ fn run(args: &[String]) -> Result<ExitCode, String> {
         }
         "load" => {
             let (target, rest) = rest.split_first().ok_or(USAGE)?;
-            let [mode, connections, seconds] = options(rest, ["--mode", "--connections", "--seconds"])?;
+            let [mode, connections, seconds, rate, until] = options(
+                rest,
+                ["--mode", "--connections", "--seconds", "--rate", "--until"],
+            )?;
             let plan = load::Plan {
                 target: address(target)?,
                 mode: mode.map_or(Ok(load::Mode::Short), |text| text.parse())?,
                 connections: connections.map_or(Ok(1), |text| number("--connections", &text))?,
                 duration: Duration::from_secs(seconds.map_or(Ok(1), |text| number("--seconds", &text))?),
+                rate: rate.map(|text| number("--rate", &text)).transpose()?,
+                until: until.map(Into::into),
             };
             signals::exit_when_told();
             println!("{}", load::run(plan).json());

@@ -6,7 +6,8 @@
 //! | `/clientip` | the address that the connection comes from |
 //! | `/env` | the environment |
 //! | `/healthz` | 200, or 500 after `POST /fail` (until `POST /ok`) and while the file `/tmp/fail` exists |
-//! | any datagram | the host name |
+//! | a DNS query | the host name, as the text of whatever it asks for |
+//! | any other datagram | the host name |
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -15,6 +16,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs, thread};
+
+use crate::dns;
 
 /// While this file exists the server says that it is unhealthy.
 const FAIL_FILE: &str = "/tmp/fail";
@@ -56,8 +59,10 @@ fn answer_datagrams(socket: &UdpSocket) {
     let mut buffer = [0; 2048];
     loop {
         match socket.recv_from(&mut buffer) {
-            Ok((_, peer)) => {
-                if let Err(error) = socket.send_to(hostname().as_bytes(), peer) {
+            Ok((length, peer)) => {
+                let name = hostname();
+                let answer = dns::answer(&buffer[..length], &name).unwrap_or_else(|| name.into_bytes());
+                if let Err(error) = socket.send_to(&answer, peer) {
                     eprintln!("answer {peer}: {error}");
                 }
             }
