@@ -188,12 +188,7 @@ impl Cluster {
     /// # Errors
     /// The program is missing or cannot be started.
     pub fn start_component(&self, component: Component) -> Result<Process> {
-        let spec = match component {
-            Component::ControlPlane => self.control_plane_spec()?,
-            Component::Containerd(index) => self.containerd_spec(index),
-            Component::Kubelet(index) => self.kubelet_spec(index)?,
-            Component::ProxyEbpf(index) => self.proxy_spec(index)?,
-        };
+        let spec = self.spec(component)?;
         if let Some(running) = self.process(component) {
             if running.runs(&spec.program) {
                 return Ok(running);
@@ -205,6 +200,35 @@ impl Cluster {
             _ => None,
         };
         process::start(&self.layout, Spec { listener, ..spec })
+    }
+
+    /// Ends a daemon and starts it with more arguments than usual, until it is started the next time.
+    ///
+    /// # Errors
+    /// It does not end, or cannot be started.
+    pub fn restart_with(&self, component: Component, arguments: &[&str]) -> Result<Process> {
+        let mut spec = self.spec(component)?;
+        spec.args.extend(arguments.iter().map(OsString::from));
+        if let Some(running) = self.process(component) {
+            running.terminate(Duration::from_secs(10))?;
+        }
+        process::start(&self.layout, spec)
+    }
+
+    /// The same cluster with other programs: what is started from now on is one of them.
+    pub fn with_binaries(&self, directory: PathBuf) -> Cluster {
+        let mut cluster = self.clone();
+        cluster.config.binaries = Binaries { directory };
+        cluster
+    }
+
+    fn spec(&self, component: Component) -> Result<Spec> {
+        Ok(match component {
+            Component::ControlPlane => self.control_plane_spec()?,
+            Component::Containerd(index) => self.containerd_spec(index),
+            Component::Kubelet(index) => self.kubelet_spec(index)?,
+            Component::ProxyEbpf(index) => self.proxy_spec(index)?,
+        })
     }
 
     /// Waits until the API server says that it is ready.
