@@ -56,6 +56,7 @@ pub(crate) fn run(scenario: &str) {
         "left" => left(),
         "reachable" => reachable(),
         "busy" => busy(),
+        "questions" => crate::histories::questions(),
         "agent" => crate::agent::run(),
         "packets" => crate::packets::run(),
         "traffic" => crate::traffic::run(),

@@ -6,6 +6,7 @@
 mod agent;
 mod api;
 mod client;
+mod histories;
 mod model;
 mod network;
 mod packets;
@@ -204,6 +205,11 @@ fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
     child.finish();
     // They are counted together, after the last of them.
     agent::wait("the sockets are counted", || ended.load(Ordering::Relaxed) == 3);
+}
+
+#[test]
+fn random_services_are_reached_as_the_model_says() {
+    histories::run();
 }
 
 #[test]

@@ -108,8 +108,18 @@ impl Sandbox {
     }
 
     /// Plans and writes.
-    pub(crate) fn plan<const N: usize>(&self, tables: &mut Tables, changes: [Change; N]) -> Plan {
-        let mut plan = tables.plan(changes.into());
+    pub(crate) fn plan(&self, tables: &mut Tables, changes: impl Into<Vec<Change>>) -> Plan {
+        let plan = tables.plan(changes.into());
+        self.write(tables, plan)
+    }
+
+    /// Plans as an agent that has just read what all there is.
+    pub(crate) fn plan_all(&self, tables: &mut Tables, changes: Vec<Change>) -> Plan {
+        let plan = tables.plan_all(changes);
+        self.write(tables, plan)
+    }
+
+    fn write(&self, tables: &mut Tables, mut plan: Plan) -> Plan {
         let nodes = client::NODE_ADDRESSES.map(|ip| ip.parse().expect("an address"));
         tables.plan_node_addresses(nodes.into(), &mut plan);
         self.maps().apply(&plan).expect("write the maps");
