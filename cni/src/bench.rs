@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::netlink::{self, Socket};
+use crate::netlink::{self, PairKind, Socket};
 use crate::netns::{Error, Netns};
 use crate::request::AttachmentId;
-use crate::wiring::Veth;
+use crate::wiring::Pair;
 
 /// The times of a run.
 #[derive(Debug, Clone)]
@@ -110,7 +110,7 @@ impl Scene {
                 container_id: format!("bare{pod}"),
                 ifname: "bare0".to_owned(),
             };
-            Socket::open()?.create_veth(&Veth::new(&id, 1500), &self.pods[pod])?;
+            Socket::open()?.create_pair(&Pair::new(&id, 1500), PairKind::Veth, &self.pods[pod])?;
             Ok(())
         })
     }

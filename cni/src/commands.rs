@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{self, Config, Kind, Need, Network};
+use crate::config::{self, Config, DeviceKind, Kind, Need, Network};
 use crate::ipam::{self, Ipam, Owner, Record, State};
-use crate::netlink::Socket;
+use crate::netlink::{PairKind, Socket};
 use crate::netns::Netns;
 use crate::request::{AttachmentId, Request};
 use crate::wiring::{self, Change, Wiring};
@@ -24,10 +24,10 @@ use crate::{Error, result};
 /// [`Error`], whose document goes to stdout.
 pub fn run(request: &Request) -> Result<Option<Value>, Error> {
     match request {
-        Request::Add(id, netns, config) => {
+        Request::Add(id, netns, pod_uid, config) => {
             let config = Config::parse(config, Need::All)?;
             match &config.kind {
-                Kind::Orlop(network) => add(id, netns, &config, network).map(Some),
+                Kind::Orlop(network) => add(id, netns, pod_uid.as_deref(), &config, network).map(Some),
                 Kind::Loopback => add_loopback(id, netns, &config).map(Some),
             }
         }
@@ -66,35 +66,47 @@ pub fn run(request: &Request) -> Result<Option<Value>, Error> {
 }
 
 /// Reserve, wire, commit. The reservation is on record before the first interface exists, and a failure undoes both.
-fn add(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network) -> Result<Value, Error> {
+fn add(
+    id: &AttachmentId,
+    netns_path: &Path,
+    pod_uid: Option<&str>,
+    config: &Config,
+    network: &Network,
+) -> Result<Value, Error> {
     let netns = Netns::open(netns_path)?;
     let ipam = Ipam::new(&network.data_dir, &network.name)?;
     let mut socket = Socket::open()?;
     let link = wiring::host_name(id);
-    if let Some(record) = ipam.find(&link)? {
+    let pod = pod_uid.map(|uid| ipam::pod_tag(uid, &id.ifname));
+    for record in ipam.records()? {
         match record.state {
-            State::Ready => return Err(Error::AlreadyAttached(id.to_string())),
+            State::Ready if record.link == link => return Err(Error::AlreadyAttached(id.to_string())),
             // An earlier ADD was killed, and the runtime tries again without a DEL in between.
-            State::Pending => detach(&mut socket, &ipam, &record)?,
+            State::Pending if record.link == link => detach(&mut socket, &ipam, &record)?,
+            // An earlier sandbox of the pod: a runtime that makes another has given it up, whether its DEL came or not.
+            _ if pod.is_some() && record.pod == pod => detach(&mut socket, &ipam, &record)?,
+            _ => {}
         }
     }
     let owner = Owner {
         container_id: id.container_id.clone(),
         ifname: id.ifname.clone(),
+        pod_uid: pod_uid.map(str::to_owned),
         netns: netns_path.to_owned(),
         netns_id: netns.id(),
     };
     let wanted = &network.runtime.ips;
     let mut record = match ipam.reserve(&link, &owner, &network.ranges, wanted) {
-        Err(ipam::Error::Exhausted { .. }) => {
-            // Pods whose DEL never came must not starve those that run.
+        Err(ipam::Error::Exhausted { .. } | ipam::Error::Taken { .. }) => {
+            // Pods whose DEL never came must not starve those that run, nor keep an address from the pod that is to have it.
             detach_dead(&mut socket, &ipam, ipam.records()?)?;
             ipam.reserve(&link, &owner, &network.ranges, wanted)?
         }
         reserved => reserved?,
     };
     let wiring = Wiring::new(id, network.mtu, &record.addresses, &network.runtime);
-    let outcome = wire(&mut socket, &netns, &wiring).and_then(|()| Ok(ipam.commit(&mut record)?));
+    let outcome =
+        wire(&mut socket, &netns, &wiring, network.device).and_then(|()| Ok(ipam.commit(&mut record)?));
     if let Err(error) = outcome {
         // Best effort: what remains is a pending record, which the runtime's DEL or the namespace's end clears.
         let _ = detach(&mut socket, &ipam, &record);
@@ -111,17 +123,24 @@ fn add(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Network)
 
 /// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.
 /// Leaves the calling thread in the pod's namespace; `socket` goes on talking to the node's.
-fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring) -> Result<(), Error> {
+fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring, device: DeviceKind) -> Result<(), Error> {
     set_sysctls(&wiring.node)?;
-    let veth = &wiring.veth;
-    let index = socket.create_veth(veth, netns)?;
+    let pair = &wiring.pair;
+    let index = match device {
+        DeviceKind::Veth => socket.create_pair(pair, PairKind::Veth, netns)?,
+        DeviceKind::Netkit => socket.create_pair(pair, PairKind::Netkit, netns)?,
+        DeviceKind::Auto => match socket.create_pair(pair, PairKind::Netkit, netns) {
+            Err(error) if error.is_unsupported() => socket.create_pair(pair, PairKind::Veth, netns)?,
+            made => made?,
+        },
+    };
     set_sysctls(&wiring.host)?;
-    socket.apply(&veth.host_name, index, &wiring.host)?;
+    socket.apply(&pair.host_name, index, &wiring.host)?;
     netns.enter()?;
     set_sysctls(&wiring.pod)?;
     let mut socket = Socket::open()?;
-    let index = socket.index(&veth.pod_name)?;
-    Ok(socket.apply(&veth.pod_name, index, &wiring.pod)?)
+    let index = socket.index(&pair.pod_name)?;
+    Ok(socket.apply(&pair.pod_name, index, &wiring.pod)?)
 }
 
 /// Sets the switches that are not as planned. Reading first matters: some take the kernel's global network lock on
@@ -218,9 +237,9 @@ fn check(id: &AttachmentId, netns_path: &Path, config: &Config, network: &Networ
         }
     }
     let wiring = Wiring::new(id, network.mtu, &record.addresses, &network.runtime);
-    problems.extend(missing(&wiring.veth.host_name, &wiring.host)?);
+    problems.extend(missing(&wiring.pair.host_name, &wiring.host)?);
     netns.enter()?;
-    problems.extend(missing(&wiring.veth.pod_name, &wiring.pod)?);
+    problems.extend(missing(&wiring.pair.pod_name, &wiring.pod)?);
     if problems.is_empty() {
         Ok(())
     } else {

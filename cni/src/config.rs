@@ -68,10 +68,12 @@ pub struct Network {
     pub name: String,
     /// `dataDir`: where the records are.
     pub data_dir: PathBuf,
-    /// `mtu` of both ends of the veth pair.
+    /// `mtu` of both ends of the pair.
     pub mtu: u32,
     /// `ranges`: at most one per address family.
     pub ranges: Vec<Range>,
+    /// `device`: what the pod's pair of devices is made of.
+    pub device: DeviceKind,
     /// `hostPorts`: who opens the host ports of pods. The plugin opens none itself: it would need a packet filter's rules, or
     /// programs of its own, for what the data plane has a table for.
     pub host_ports: HostPorts,
@@ -81,6 +83,17 @@ pub struct Network {
     pub runtime: RuntimeConfig,
     /// `cni.dev/valid-attachments`, present for GC only.
     pub valid_attachments: Option<Vec<AttachmentId>>,
+}
+
+/// The field `device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// `veth`, also when the field is absent.
+    Veth,
+    /// `netkit`: a kernel that has none is an error.
+    Netkit,
+    /// `auto`: netkit where the kernel has it, else veth.
+    Auto,
 }
 
 /// Who opens the host ports of pods.
@@ -137,6 +150,8 @@ impl Config {
         let prev_result = match reader.fields.remove("prevResult") {
             None | Some(Value::Null) => None,
             Some(result @ Value::Object(_)) => Some(result),
+            // Nothing is undone by it.
+            Some(_) if need == Need::Teardown => None,
             Some(_) => {
                 reader.problems.push("prevResult: must be an object".to_owned());
                 None
@@ -149,6 +164,15 @@ impl Config {
                 field: format!("runtimeConfig.portMappings: hostPort {}", mapping.host_port),
                 reason: "host ports are opened by proxy-ebpf, which did not write this configuration; without it, remove \
                          the capability portMappings here and chain a plugin that has it, such as portmap",
+            });
+        }
+        // Taking addresses of our own where somebody has asked for another plugin's would be the worse surprise.
+        let ipam = reader.fields.get("ipam").and_then(|ipam| ipam.get("type"));
+        if let (Kind::Orlop(_), Need::All, Some(ipam)) = (&kind, need, ipam) {
+            return Err(Error::Unsupported {
+                field: format!("ipam.type: {ipam}"),
+                reason: "this plugin gives addresses of its own ranges and calls no other for them; remove ipam, or chain \
+                         another plugin in its place",
             });
         }
         if reader.problems.is_empty() {
@@ -204,6 +228,7 @@ impl Reader {
             data_dir,
             mtu: DEFAULT_MTU,
             ranges: Vec::new(),
+            device: DeviceKind::Veth,
             host_ports: HostPorts::Nobody,
             dns: None,
             runtime: RuntimeConfig::default(),
@@ -213,7 +238,15 @@ impl Reader {
             network.ranges = self.ranges();
             network.mtu = self.mtu(network.ranges.iter().any(Range::is_ipv6));
             network.host_ports = self.host_ports();
-            network.dns = self.fields.remove("dns").filter(Value::is_object);
+            network.device = self.device();
+            network.dns = match self.fields.remove("dns") {
+                None | Some(Value::Null) => None,
+                Some(dns @ Value::Object(_)) => Some(dns),
+                Some(_) => {
+                    self.problems.push("dns: must be an object".to_owned());
+                    None
+                }
+            };
             network.runtime = RuntimeConfig::take(&mut self.fields, &mut self.problems);
             for ip in &network.runtime.ips {
                 if !network.ranges.iter().any(|range| range.is_allocatable(*ip)) {
@@ -233,6 +266,21 @@ impl Reader {
                 self.problems
                     .push(format!("hostPorts: {other} must be \"proxy-ebpf\" or absent"));
                 HostPorts::Nobody
+            }
+        }
+    }
+
+    fn device(&mut self) -> DeviceKind {
+        match self.fields.remove("device") {
+            None => DeviceKind::Veth,
+            Some(Value::String(kind)) if kind == "veth" => DeviceKind::Veth,
+            Some(Value::String(kind)) if kind == "netkit" => DeviceKind::Netkit,
+            Some(Value::String(kind)) if kind == "auto" => DeviceKind::Auto,
+            Some(other) => {
+                self.problems.push(format!(
+                    "device: {other} must be \"veth\", \"netkit\" or \"auto\""
+                ));
+                DeviceKind::Veth
             }
         }
     }
@@ -374,6 +422,13 @@ mod tests {
                 "ranges[1]: 10.1.0.0/24 is a second IPv4 range",
             ),
             ("hostPorts", json!("portmap"), "hostPorts: \"portmap\" must be"),
+            ("device", json!("macvlan"), "device: \"macvlan\" must be \"veth\""),
+            ("dns", json!(["10.96.0.10"]), "dns: must be an object"),
+            (
+                "ipam",
+                json!({"type": "host-local"}),
+                "ipam.type: \"host-local\": this plugin gives addresses of its own",
+            ),
             (
                 "runtimeConfig",
                 json!({"ips": ["10.244.1.9"]}),
@@ -424,8 +479,10 @@ mod tests {
     #[test]
     fn teardown_does_not_look_at_what_only_add_needs() {
         let config = json!({"cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": "/d", "mtu": "x",
-                            "hostPorts": 5, "runtimeConfig": []});
-        assert!(Config::parse(config.to_string().as_bytes(), Need::Teardown).is_ok());
+                            "hostPorts": 5, "runtimeConfig": [], "prevResult": 5, "dns": 5, "device": 5,
+                            "ipam": {"type": "host-local"}});
+        let config = Config::parse(config.to_string().as_bytes(), Need::Teardown).unwrap();
+        assert_eq!(config.prev_result, None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! ```text
 //! <dataDir>/<network>/lock
 //! <dataDir>/<network>/<boot id>/ready_orl3f9…_10.244.0.5_fd00:10:244::5      done: the pod runs with these
-//! <dataDir>/<network>/<boot id>/pending_orl77a…_10.244.0.6_fd00:10:244::6    ADD is under way, or was killed
+//! <dataDir>/<network>/<boot id>/pending_orl77a….41c…_10.244.0.6              ADD is under way, or was killed
 //! <dataDir>/<network>/<boot id>/cursor                                       the addresses given last
 //! ```
 //!
@@ -27,6 +27,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::netns::{NetnsId, is_alive};
 use crate::range::Range;
 use crate::request::AttachmentId;
@@ -47,6 +49,15 @@ pub enum Error {
     Taken {
         /// The address.
         address: IpAddr,
+    },
+    /// A record's file holds something else.
+    #[error("{} is not as this plugin writes records", path.display())]
+    NotARecord {
+        /// The file.
+        path: PathBuf,
+        /// Where it differs.
+        #[source]
+        source: serde_json::Error,
     },
     /// A file operation failed.
     #[error("cannot {operation} {}", path.display())]
@@ -88,8 +99,21 @@ pub struct Record {
     pub state: State,
     /// The node end of the pair, which stands for the attachment.
     pub link: String,
+    /// Stands for the pod that the attachment is one of, if the runtime said which: see [`pod_tag`].
+    pub pod: Option<String>,
     /// What the attachment holds.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What stands for a pod's interface in the names of records: a hash of the pod's UID and the interface's name. A pod has one
+/// sandbox at a time, and each of them is another container to the runtime.
+pub fn pod_tag(pod_uid: &str, ifname: &str) -> String {
+    let digest = Sha256::new()
+        .chain_update(pod_uid)
+        .chain_update([0])
+        .chain_update(ifname)
+        .finalize();
+    hex::encode(&digest[..6])
 }
 
 impl Record {
@@ -98,9 +122,10 @@ impl Record {
             State::Pending => "pending",
             State::Ready => "ready",
         };
+        let pod = self.pod.as_ref().map(|tag| format!(".{tag}")).unwrap_or_default();
         self.addresses
             .iter()
-            .fold(format!("{state}_{}", self.link), |name, address| {
+            .fold(format!("{state}_{}{pod}", self.link), |name, address| {
                 format!("{name}_{address}")
             })
     }
@@ -113,11 +138,17 @@ impl Record {
             "ready" => State::Ready,
             _ => return None,
         };
-        let link = parts.next()?.to_owned();
+        let names = parts.next()?;
+        let (link, pod) = match names.split_once('.') {
+            Some((link, pod)) => (link, Some(pod.to_owned())),
+            None => (names, None),
+        };
+        let link = link.to_owned();
         let addresses = parts.map(|part| part.parse().ok()).collect::<Option<Vec<_>>>()?;
         Some(Record {
             state,
             link,
+            pod,
             addresses,
         })
     }
@@ -132,6 +163,9 @@ pub struct Owner {
     pub container_id: String,
     /// `CNI_IFNAME`.
     pub ifname: String,
+    /// `K8S_POD_UID` of `CNI_ARGS`.
+    #[serde(default, rename = "podUID", skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     /// `CNI_NETNS`.
     pub netns: PathBuf,
     /// Which namespace was found there.
@@ -191,6 +225,7 @@ impl Ipam {
         let record = Record {
             state: State::Pending,
             link: link.to_owned(),
+            pod: owner.pod_uid.as_ref().map(|uid| pod_tag(uid, &owner.ifname)),
             addresses,
         };
         let content = serde_json::to_vec(owner).expect("a record's owner is plain data");
@@ -258,11 +293,7 @@ impl Ipam {
         match fs::read(&path) {
             Ok(content) => serde_json::from_slice(&content)
                 .map(Some)
-                .map_err(|error| Error::Io {
-                    operation: "understand",
-                    path,
-                    source: error.into(),
-                }),
+                .map_err(|source| Error::NotARecord { path, source }),
             Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::Io {
                 operation: "read",
@@ -272,17 +303,18 @@ impl Ipam {
         }
     }
 
-    /// The records among `candidates` whose namespace is gone, so that no DEL can be owed to a running pod.
+    /// The records among `candidates` whose namespace is gone, so that no DEL can be owed to a running pod. One that holds
+    /// something else than we write says nothing of its namespace and counts as alive: it is in nobody's way but its own.
     ///
     /// # Errors
     /// A record cannot be read.
     pub fn dead(&self, candidates: Vec<Record>) -> Result<Vec<Record>, Error> {
         let mut dead = Vec::new();
         for record in candidates {
-            if let Some(owner) = self.owner(&record)?
-                && !is_alive(&owner.netns, owner.netns_id)
-            {
-                dead.push(record);
+            match self.owner(&record) {
+                Ok(Some(owner)) if !is_alive(&owner.netns, owner.netns_id) => dead.push(record),
+                Ok(_) | Err(Error::NotARecord { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(dead)
@@ -319,7 +351,8 @@ impl Ipam {
     fn forget_other_boots(&self) -> Result<(), Error> {
         for name in list(&self.network_dir)? {
             let path = self.network_dir.join(&name);
-            if name != "lock" && path != self.boot_dir {
+            // Only folders are boots: what somebody has laid beside them is neither ours nor in the way.
+            if path != self.boot_dir && path.is_dir() {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }

@@ -10,7 +10,7 @@
 //! * [`netlink`] and [`netns`] are the doors to the kernel.
 //! * [`commands`] puts them together: one function per CNI verb.
 //!
-//! The plugin writes: its record directory, the veth pair with what hangs on it, and the two forwarding switches of the
+//! The plugin writes: its record directory, the pair of devices with what hangs on it, and the two forwarding switches of the
 //! network namespace in which it runs. It never touches bridges, packet filters, or the runtime's own state.
 
 pub mod bench;

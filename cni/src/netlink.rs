@@ -14,8 +14,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, NetkitMode,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -29,7 +29,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::bucket;
 use crate::netns::Netns;
-use crate::wiring::{Change, Mac, Observed, Veth};
+use crate::wiring::{Change, Mac, Observed, Pair};
 
 /// A failed exchange with the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,11 @@ impl Error {
             self.source.raw_os_error(),
             Some(libc::ENODEV | libc::ENOENT | libc::ESRCH)
         )
+    }
+
+    /// Whether the kernel does not know the kind of device.
+    pub fn is_unsupported(&self) -> bool {
+        self.source.raw_os_error() == Some(libc::EOPNOTSUPP)
     }
 
     /// Whether the kernel was short of something that it may have again in a moment.
@@ -70,6 +75,16 @@ const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// The kernel fills at most 32 KiB of a reader's buffer with a listing, and no single answer to us is as large as that.
 const DATAGRAM_BYTES_MAX: usize = 32 * 1024;
+
+/// What a pod's pair of devices is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PairKind {
+    /// What every kernel has.
+    Veth,
+    /// Devices that run programs where the pod sends, before its packets have a queue to wait in: since Linux 6.7, with
+    /// Ethernet addresses of our choice since 6.10.
+    Netkit,
+}
 
 /// A socket into the namespace in which it was opened.
 pub struct Socket {
@@ -100,15 +115,18 @@ impl Socket {
 
     /// Makes the pair, the pod end inside `netns`, both ends down. Returns the node end's index.
     ///
+    /// Of netkit this is mode L2: the programs of the data plane, as all else on the node, find pods by Ethernet addresses, and
+    /// L3 would save nothing, since neighbours are permanent.
+    ///
     /// # Errors
-    /// A name is taken, or the kernel has no veth. Nothing is left behind.
-    pub fn create_veth(&mut self, veth: &Veth, netns: &Netns) -> Result<u32, Error> {
+    /// A name is taken, or the kernel has no such devices. Nothing is left behind.
+    pub fn create_pair(&mut self, pair: &Pair, kind: PairKind, netns: &Netns) -> Result<u32, Error> {
         let end = |name: &str, mac: Mac| {
             let mut link = LinkMessage::default();
             link.attributes = vec![
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Address(mac.0.to_vec()),
-                LinkAttribute::Mtu(veth.mtu),
+                LinkAttribute::Mtu(pair.mtu),
                 // A pair carries packets on the CPU that sends them, whatever the queue. By default there are as many
                 // queues as CPUs, each with an entry in sysfs that is made under the kernel's global network lock.
                 LinkAttribute::NumTxQueues(1),
@@ -116,23 +134,34 @@ impl Socket {
             ];
             link
         };
-        let mut pod = end(&veth.pod_name, veth.pod_mac);
+        let mut pod = end(&pair.pod_name, pair.pod_mac);
         pod.attributes.push(LinkAttribute::NetNsFd(netns.raw_fd()));
-        let mut host = end(&veth.host_name, veth.host_mac);
+        let mut host = end(&pair.host_name, pair.host_mac);
+        let (name, info) = match kind {
+            PairKind::Veth => ("veth", InfoData::Veth(InfoVeth::Peer(pod))),
+            PairKind::Netkit => {
+                let data = vec![InfoNetkit::Mode(NetkitMode::L2), InfoNetkit::Peer(pod)];
+                ("netkit", InfoData::Netkit(data))
+            }
+        };
+        let kind = match kind {
+            PairKind::Veth => InfoKind::Veth,
+            PairKind::Netkit => InfoKind::Netkit,
+        };
         host.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(pod))),
+            LinkInfo::Kind(kind),
+            LinkInfo::Data(info),
         ]));
         let create = Operation {
             name: format!(
-                "cannot create the veth pair {} - {}",
-                veth.host_name, veth.pod_name
+                "cannot create the {name} pair {} - {}",
+                pair.host_name, pair.pod_name
             ),
             flags: CREATE,
             message: RouteNetlinkMessage::NewLink(host),
         };
-        let answers = self.exchange(vec![create, get_link(&veth.host_name)])?;
-        link_index(&answers, &veth.host_name)
+        let answers = self.exchange(vec![create, get_link(&pair.host_name)])?;
+        link_index(&answers, &pair.host_name)
     }
 
     /// The index of an interface.

@@ -54,8 +54,8 @@ impl fmt::Display for AttachmentId {
 /// A request whose environment has been checked; the configuration is checked by the verb that needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// Make the attachment in this namespace.
-    Add(AttachmentId, PathBuf, Vec<u8>),
+    /// Make the attachment in this namespace, for the pod with this UID if the runtime says so.
+    Add(AttachmentId, PathBuf, Option<String>, Vec<u8>),
     /// Remove the attachment. The namespace is not needed: it may be gone, or never have been known.
     Del(AttachmentId, Vec<u8>),
     /// Verify the attachment in this namespace.
@@ -110,7 +110,13 @@ impl Request {
             None => return Err(Error::Environment(problems)),
             Some(Command::Add) => {
                 let id = attachment();
-                Request::Add(id, PathBuf::from(required("CNI_NETNS", |_| true, "")), config)
+                let netns = PathBuf::from(required("CNI_NETNS", |_| true, ""));
+                Request::Add(
+                    id,
+                    netns,
+                    lookup("CNI_ARGS").and_then(|args| pod_uid(&args)),
+                    config,
+                )
             }
             Some(Command::Check) => {
                 let id = attachment();
@@ -127,6 +133,13 @@ impl Request {
             Err(Error::Environment(problems))
         }
     }
+}
+
+/// `K8S_POD_UID` among the arguments `KEY=VALUE;…`. What else is there is passed over, as `IgnoreUnknown` asks.
+fn pod_uid(args: &str) -> Option<String> {
+    let mut pairs = args.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, uid) = pairs.find(|(key, uid)| *key == "K8S_POD_UID" && !uid.is_empty())?;
+    Some(uid.to_owned())
 }
 
 /// The specification's rule for container ids and network names.
@@ -174,7 +187,10 @@ mod tests {
             ("CNI_IFNAME", "eth0"),
             ("CNI_NETNS", "/n"),
         ];
-        assert_eq!(parse(&all), Ok(Request::Add(id(), "/n".into(), b"{}".to_vec())));
+        assert_eq!(
+            parse(&all),
+            Ok(Request::Add(id(), "/n".into(), None, b"{}".to_vec()))
+        );
         let error = parse(&all[..1]).unwrap_err();
         for name in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"] {
             assert!(error.contains(&format!("{name} is not set")), "{error}");
@@ -191,6 +207,32 @@ mod tests {
         ];
         assert_eq!(parse(&del), Ok(Request::Del(id(), b"{}".to_vec())));
         assert_eq!(parse(&del[..3]), Ok(Request::Del(id(), b"{}".to_vec())));
+    }
+
+    #[test]
+    fn verbs_that_are_about_no_attachment_need_none() {
+        for (verb, expected) in [
+            ("GC", Request::Gc(b"{}".to_vec())),
+            ("STATUS", Request::Status(b"{}".to_vec())),
+            ("VERSION", Request::Version(b"{}".to_vec())),
+        ] {
+            assert_eq!(parse(&[("CNI_COMMAND", verb)]), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn the_pod_is_found_among_the_arguments() {
+        for (args, uid) in [
+            (
+                "IgnoreUnknown=1;K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;K8S_POD_UID=5e0c1d34-aa",
+                Some("5e0c1d34-aa"),
+            ),
+            ("K8S_POD_UID=", None),
+            ("K8S_POD_UID;;=;x", None),
+            ("", None),
+        ] {
+            assert_eq!(pod_uid(args).as_deref(), uid, "{args}");
+        }
     }
 
     #[test]

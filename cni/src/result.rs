@@ -106,12 +106,12 @@ pub fn attached(
     dns: Option<&Value>,
     previous: Option<&Value>,
 ) -> Value {
-    let mut host = json!({ "name": wiring.veth.host_name, "mac": wiring.veth.host_mac.to_string() });
+    let mut host = json!({ "name": wiring.pair.host_name, "mac": wiring.pair.host_mac.to_string() });
     let mut pod =
-        json!({ "name": wiring.veth.pod_name, "mac": wiring.veth.pod_mac.to_string(), "sandbox": netns });
+        json!({ "name": wiring.pair.pod_name, "mac": wiring.pair.pod_mac.to_string(), "sandbox": netns });
     if version >= Version::V1_1_0 {
-        host["mtu"] = wiring.veth.mtu.into();
-        pod["mtu"] = wiring.veth.mtu.into();
+        host["mtu"] = wiring.pair.mtu.into();
+        pod["mtu"] = wiring.pair.mtu.into();
     }
     let addresses = wiring.addresses.iter().map(|&address| {
         let bits = if address.is_ipv6() { 128 } else { 32 };

@@ -1,13 +1,14 @@
 //! Which changes make a pod's network. Pure: no I/O, no clock; the same attachment always gets the same plan.
 //!
-//! A pod hangs on a veth pair and is reached by routes alone, so there is no bridge to share and nothing that one pod
-//! could spoil for another:
+//! A pod hangs on a pair of devices (veth or netkit) and is reached by routes alone, so there is no bridge to share and
+//! nothing that one pod could spoil for another:
 //!
 //! ```text
 //!   pod                                         node
 //!   eth0 10.244.0.5/32                          orl3f9… (no IPv4 address)
 //!   default via 169.254.1.1 onlink              10.244.0.5/32 dev orl3f9… scope link
-//!   169.254.1.1 lladdr <host MAC> permanent     10.244.0.5 lladdr <pod MAC> permanent
+//!   169.254.1.1 dev eth0 scope link             10.244.0.5 lladdr <pod MAC> permanent
+//!   169.254.1.1 lladdr <host MAC> permanent
 //! ```
 //!
 //! Both MAC addresses follow from the attachment, as does the host end's name. Thus the neighbours can be planned before
@@ -66,9 +67,9 @@ impl fmt::Display for Mac {
     }
 }
 
-/// A veth pair; the pod end is made inside the pod's namespace at once, under its final name.
+/// A pair of devices; the pod end is made inside the pod's namespace at once, under its final name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Veth {
+pub struct Pair {
     /// The name on the node.
     pub host_name: String,
     /// The node end's address: the pod's gateway.
@@ -81,11 +82,11 @@ pub struct Veth {
     pub mtu: u32,
 }
 
-impl Veth {
+impl Pair {
     /// The pair of an attachment.
     pub fn new(id: &AttachmentId, mtu: u32) -> Self {
         let digest = digest(id);
-        Veth {
+        Pair {
             host_name: host_name(id),
             host_mac: Mac::local(&digest[8..14]),
             pod_name: id.ifname.clone(),
@@ -180,7 +181,7 @@ impl fmt::Display for Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wiring {
     /// The pair.
-    pub veth: Veth,
+    pub pair: Pair,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
     /// Switches of the node's namespace, needed once.
@@ -194,8 +195,8 @@ pub struct Wiring {
 impl Wiring {
     /// Plans an attachment with these addresses, at most one per family.
     pub fn new(id: &AttachmentId, mtu: u32, addresses: &[IpAddr], runtime: &RuntimeConfig) -> Self {
-        let mut veth = Veth::new(id, mtu);
-        veth.pod_mac = runtime.mac.unwrap_or(veth.pod_mac);
+        let mut pair = Pair::new(id, mtu);
+        pair.pod_mac = runtime.mac.unwrap_or(pair.pod_mac);
         let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
         let ipv4 = addresses.iter().any(IpAddr::is_ipv4);
         let sysctl = |path: String, value| Change::Sysctl { path, value };
@@ -213,11 +214,11 @@ impl Wiring {
         if ipv4 {
             // The route to the pod is its reverse path too; a strict check could only lose packets that a service
             // translation sends round another way.
-            host.push(sysctl(of("ipv4", &veth.host_name, "rp_filter"), "0"));
+            host.push(sysctl(of("ipv4", &pair.host_name, "rp_filter"), "0"));
         }
         if ipv6 {
-            host.push(sysctl(of("ipv6", &veth.host_name, "disable_ipv6"), "0"));
-            host.push(sysctl(of("ipv6", &veth.host_name, "accept_ra"), "0"));
+            host.push(sysctl(of("ipv6", &pair.host_name, "disable_ipv6"), "0"));
+            host.push(sysctl(of("ipv6", &pair.host_name, "accept_ra"), "0"));
             host.push(Change::NoLinkLocal);
         }
         host.push(Change::Up);
@@ -225,16 +226,16 @@ impl Wiring {
             host.push(Change::Address(gateway(true), 64));
         }
         for &address in addresses {
-            host.push(Change::Neighbour(address, veth.pod_mac));
+            host.push(Change::Neighbour(address, pair.pod_mac));
             host.push(Change::HostRoute(address));
         }
 
         let mut pod = Vec::new();
         if ipv6 {
-            pod.push(sysctl(of("ipv6", &veth.pod_name, "disable_ipv6"), "0"));
-            pod.push(sysctl(of("ipv6", &veth.pod_name, "accept_ra"), "0"));
+            pod.push(sysctl(of("ipv6", &pair.pod_name, "disable_ipv6"), "0"));
+            pod.push(sysctl(of("ipv6", &pair.pod_name, "accept_ra"), "0"));
             // Nobody else can be on the link: the link-local address is usable at once too.
-            pod.push(sysctl(of("ipv6", &veth.pod_name, "accept_dad"), "0"));
+            pod.push(sysctl(of("ipv6", &pair.pod_name, "accept_dad"), "0"));
         }
         pod.push(Change::LoopbackUp);
         pod.push(Change::Up);
@@ -243,7 +244,11 @@ impl Wiring {
         }
         for &address in addresses {
             let gateway = gateway(address.is_ipv6());
-            pod.push(Change::Neighbour(gateway, veth.host_mac));
+            pod.push(Change::Neighbour(gateway, pair.host_mac));
+            if gateway.is_ipv4() {
+                // For others who add routes by the gateway and do not say that it is on the link, such as plugins that follow.
+                pod.push(Change::HostRoute(gateway));
+            }
             pod.push(Change::DefaultRoute(gateway));
         }
         // What goes to the pod is sent by the node's end, and what comes from it by its own. The latter is inside the pod's
@@ -252,7 +257,7 @@ impl Wiring {
         host.extend(runtime.ingress.map(Change::Shape));
         pod.extend(runtime.egress.map(Change::Shape));
         Wiring {
-            veth,
+            pair,
             addresses: addresses.to_vec(),
             node,
             host,
@@ -307,12 +312,12 @@ mod tests {
             &["10.244.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
             &RuntimeConfig::default(),
         );
-        let Veth {
+        let Pair {
             host_name,
             host_mac,
             pod_mac,
             ..
-        } = &plan.veth;
+        } = &plan.pair;
         assert_eq!(
             lines(&plan.node),
             "sysctl net/ipv4/ip_forward=1\nsysctl net/ipv6/conf/all/forwarding=1\n"
@@ -343,6 +348,7 @@ mod tests {
                  address 10.244.0.5/32\n\
                  address fd00::5/128\n\
                  neighbour 169.254.1.1 at {host_mac}\n\
+                 route to 169.254.1.1\n\
                  default route via 169.254.1.1\n\
                  neighbour fe80::1 at {host_mac}\n\
                  default route via fe80::1\n"
@@ -379,8 +385,8 @@ mod tests {
 
     #[test]
     fn names_and_addresses_follow_from_the_attachment() {
-        let a = Veth::new(&id("abc", "eth0"), 1500);
-        assert_eq!(a, Veth::new(&id("abc", "eth0"), 1500));
+        let a = Pair::new(&id("abc", "eth0"), 1500);
+        assert_eq!(a, Pair::new(&id("abc", "eth0"), 1500));
         assert_eq!(a.host_name.len(), 14);
         assert!(a.host_name.starts_with("orl"));
         assert_ne!(a.host_mac, a.pod_mac);
@@ -435,7 +441,7 @@ mod tests {
             &["10.244.0.5".parse().unwrap()],
             &runtime,
         );
-        assert_eq!(plan.veth.pod_mac.to_string(), "02:00:5e:10:00:01");
+        assert_eq!(plan.pair.pod_mac.to_string(), "02:00:5e:10:00:01");
         assert!(lines(&plan.host).contains("neighbour 10.244.0.5 at 02:00:5e:10:00:01"));
         assert!(lines(&plan.host).ends_with("1000 bytes/s with bursts of 5000 bytes\n"));
         assert!(lines(&plan.pod).ends_with("2000 bytes/s with bursts of 5000 bytes\n"));

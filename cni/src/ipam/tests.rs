@@ -12,6 +12,7 @@ fn owner(container_id: &str, netns: &Netns) -> Owner {
     Owner {
         container_id: container_id.to_owned(),
         ifname: "eth0".to_owned(),
+        pod_uid: None,
         netns: netns.path(),
         netns_id: netns.id(),
     }
@@ -27,11 +28,13 @@ fn names_round_trip() {
         Record {
             state: State::Pending,
             link: "orl0".into(),
+            pod: Some(pod_tag("5e0c1d34", "eth0")),
             addresses: vec![],
         },
         Record {
             state: State::Ready,
             link: "orl0123456789a".into(),
+            pod: None,
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         },
     ] {
@@ -192,4 +195,24 @@ fn a_wanted_address_is_given_or_refused() {
     let error = reserve("orl2").unwrap_err();
     assert!(matches!(error, Error::Taken { .. }), "{error}");
     assert_eq!(ipam.records().unwrap().len(), 1);
+}
+
+#[test]
+fn what_others_have_laid_into_the_folders_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let netns = Netns::current().unwrap();
+    let ipam = Ipam::new(dir.path(), "net").unwrap();
+    ipam.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
+    fs::write(dir.path().join("net/notes"), "not a boot").unwrap();
+    let boot = fs::read_dir(dir.path().join("net"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    fs::write(boot.join("pending_orl2_10.0.0.3_fd00::3"), "not an owner").unwrap();
+    let record = ipam.reserve("orl3", &owner("b", &netns), &ranges(), &[]).unwrap();
+    // Its name says that the address is held, whatever it contains.
+    assert_eq!(addresses(&record), ["10.0.0.4", "fd00::4"]);
+    assert_eq!(ipam.dead(ipam.records().unwrap()).unwrap(), []);
+    assert!(dir.path().join("net/notes").exists());
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use orlop_cni::Error;
 use orlop_cni::netns::Netns;
 
-use crate::support::{NODE_IPV4, NODE_IPV6, Node, addresses, links};
+use crate::support::{NODE_IPV4, NODE_IPV6, Node, addresses, links, run_in};
 
 /// Connects from one namespace to an address in another and returns the peer that the server saw.
-fn reach(from: &Netns, to: &Netns, address: &str) -> IpAddr {
+pub(crate) fn reach(from: &Netns, to: &Netns, address: &str) -> IpAddr {
     let address: IpAddr = address.parse().unwrap();
     let listener = to
         .run(|| Ok::<_, Error>(TcpListener::bind(SocketAddr::new(address, 0)).unwrap()))
@@ -118,6 +118,26 @@ fn an_interface_that_exists_already_is_an_error_that_leaves_nothing() {
         "{message}"
     );
     assert_eq!(node.residue(), before);
+}
+
+#[test]
+fn an_interface_of_somebody_else_is_not_taken_over() {
+    let node = Node::new();
+    let pod = node.pod("a");
+    run_in(
+        &pod.netns,
+        "ip",
+        &["link", "add", "eth0", "type", "veth", "peer", "name", "eth9"],
+    );
+    let (code, message) = node.add(&pod).unwrap_err();
+    assert_eq!((code, message.contains("File exists")), (5, true), "{message}");
+    assert_eq!(node.residue(), Vec::<String>::new());
+    let mut left = links(&pod.netns);
+    left.sort();
+    assert_eq!(left, ["eth0", "eth9", "lo"]);
+    // DEL undoes what ADD did, which was nothing.
+    node.del(&pod).unwrap();
+    assert_eq!(links(&pod.netns).len(), 3);
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use orlop_cni::Error;
 use orlop_cni::netns::Netns;
 use serde_json::{Value, json};
 
-use crate::support::{Node, addresses};
+use crate::support::{Node, addresses, run_in};
 
 /// The configuration with what the runtime adds to it.
 fn with(node: &Node, runtime: Value) -> Value {
@@ -28,18 +27,6 @@ fn check(
     let mut config = config.clone();
     config["prevResult"] = result.clone();
     node.run("CHECK", id, Some(path), &config)
-}
-
-fn run_in(netns: &Netns, program: &str, args: &[&str]) -> String {
-    let output = netns
-        .run(|| Ok::<_, Error>(Command::new(program).args(args).output().unwrap()))
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
@@ -85,6 +72,20 @@ fn addresses_and_name_servers_are_as_asked_for() {
     );
     node.run("DEL", "a", None, &config).unwrap();
     node.run("ADD", "b", Some(&b.path), &config).unwrap();
+}
+
+#[test]
+fn an_address_that_is_asked_for_is_taken_from_a_pod_that_is_gone() {
+    let node = Node::new();
+    let config = with(&node, json!({"ips": ["10.244.0.77"]}));
+    let gone = node.pod("gone");
+    node.run("ADD", "gone", Some(&gone.path), &config).unwrap();
+    // No DEL: only its namespace ends.
+    drop(gone);
+    let next = node.pod("next");
+    let result = node.run("ADD", "next", Some(&next.path), &config).unwrap();
+    assert_eq!(addresses(&result)[0], "10.244.0.77");
+    assert_eq!(node.records().len(), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use orlop_cni::Error;
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod, addresses, links};
+use crate::support::{Node, Pod, addresses, links, run_in};
 
 /// Where Debian puts the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -165,6 +165,75 @@ fn a_reference_plugin_comes_before() {
     chain.check(&pod, &result).unwrap();
     chain.del(&pod, &result).unwrap();
     assert_eq!(node.residue(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pods_own_routing_table_is_no_reason_for_check_to_fail() {
+    let node = Node::new();
+    let chain = Chain {
+        node: &node,
+        version: "1.0.0",
+        plugins: vec![orlop(&node), json!({"type": "sbr"})],
+    };
+    let pod = node.pod("a");
+    let result = chain.add(&pod).unwrap();
+    // The default routes are in a table of their own now.
+    assert_eq!(run_in(&pod.netns, "ip", &["-4", "route", "show", "default"]), "");
+    assert!(run_in(&pod.netns, "ip", &["-4", "rule"]).contains("from 10.244.0.2"));
+    chain.check(&pod, &result).unwrap();
+    chain.del(&pod, &result).unwrap();
+    assert_eq!(node.residue(), Vec::<String>::new());
+}
+
+#[test]
+fn everything_that_follows_can_follow_at_once() {
+    let node = Node::new();
+    let chain = Chain {
+        node: &node,
+        version: "1.0.0",
+        plugins: vec![
+            json!({"type": "loopback"}),
+            orlop(&node),
+            json!({"type": "tuning", "sysctl": {"net.core.somaxconn": "501"}, "promisc": true}),
+            json!({"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000}),
+            json!({"type": "portmap", "snat": true,
+                   "runtimeConfig": {"portMappings": [{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}]}}),
+            json!({"type": "firewall", "backend": "iptables"}),
+            json!({"type": "sbr"}),
+        ],
+    };
+    let pod = node.pod("a");
+    let result = chain.add(&pod).unwrap();
+    chain.check(&pod, &result).unwrap();
+    chain.del(&pod, &result).unwrap();
+    // A second time, as runtimes do when they are not sure.
+    chain.call("DEL", &orlop(&node), &pod, None).unwrap();
+    assert_eq!(node.records(), Vec::<String>::new());
+    assert_eq!(links(&pod.netns), ["lo"]);
+}
+
+#[test]
+fn a_plugin_that_makes_the_interface_itself_cannot_come_before() {
+    let node = Node::new();
+    let ptp = json!({"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.99.0.0/24",
+                     "dataDir": node.dir.path().join("host-local")}});
+    let chain = Chain {
+        node: &node,
+        version: "1.0.0",
+        plugins: vec![ptp.clone(), orlop(&node)],
+    };
+    let pod = node.pod("a");
+    let error = chain.add(&pod).unwrap_err();
+    assert!(
+        error.contains("ADD orlop-cni") && error.contains("File exists"),
+        "{error}"
+    );
+    assert_eq!(node.records(), Vec::<String>::new());
+    // What was there is as it was, and the runtime's DEL of the whole chain goes through.
+    assert!(links(&pod.netns).contains(&"eth0".to_owned()));
+    chain.call("DEL", &orlop(&node), &pod, None).unwrap();
+    chain.call("DEL", &ptp, &pod, None).unwrap();
+    assert_eq!(links(&pod.netns), ["lo"]);
 }
 
 #[test]

@@ -139,6 +139,31 @@ fn del_killed_anywhere_can_be_repeated() {
 }
 
 #[test]
+fn gc_killed_anywhere_can_be_repeated() {
+    let mut node = Node::new();
+    node.config["cniVersion"] = "1.1.0".into();
+    let keep = node.pod("keep");
+    let kept = node.add(&keep).unwrap();
+    let add = node.config.clone();
+    let kills = at_every_system_call(|nth| {
+        node.config = add.clone();
+        let stale = [node.pod(&format!("a{nth}")), node.pod(&format!("b{nth}"))];
+        for pod in &stale {
+            node.add(pod).unwrap();
+        }
+        node.config["cni.dev/valid-attachments"] =
+            serde_json::json!([{"containerID": "keep", "ifname": "eth0"}]);
+        let killed = run_until(&node, "GC", "-", &keep.path, nth);
+        node.run("GC", "", None, &node.config).unwrap();
+        assert_eq!(node.residue().len(), 2, "killed at system call {nth}");
+        killed
+    });
+    assert!(kills > 10, "only {kills} system calls seen");
+    node.config = add;
+    node.check(&keep, &kept).unwrap();
+}
+
+#[test]
 fn what_a_killed_add_held_is_free_once_its_namespace_is_gone() {
     let mut node = Node::new();
     node.config["ranges"] = serde_json::json!(["10.1.0.0/30"]);

@@ -5,6 +5,7 @@ mod attach;
 mod capabilities;
 mod chain;
 mod crash;
+mod netkit;
 mod records;
 mod support;
 mod verbs;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use orlop_cni::bench::Scene;
 use serde_json::json;
 
@@ -69,8 +70,12 @@ fn pods_whose_del_never_came_do_not_starve_others() {
 
 #[test]
 fn many_pods_at_once_get_distinct_addresses() {
+    const PODS: usize = 250;
+    // Namespaces, and two pipes for each plugin at work.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let node = Node::new();
-    let pods: Vec<_> = (0..40).map(|n| node.pod(&format!("p{n}"))).collect();
+    let pods: Vec<_> = (0..PODS).map(|n| node.pod(&format!("p{n}"))).collect();
     let all: Vec<String> = std::thread::scope(|scope| {
         let adds: Vec<_> = pods
             .iter()
@@ -78,13 +83,80 @@ fn many_pods_at_once_get_distinct_addresses() {
             .collect();
         adds.into_iter().flat_map(|add| add.join().unwrap()).collect()
     });
-    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 80);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2 * PODS);
+    // Each end is in its own pod's namespace, and each address has its route.
+    for pod in &pods {
+        assert_eq!(links(&pod.netns).len(), 2, "{}", pod.id);
+    }
+    assert_eq!(node.residue().len(), 2 * PODS);
     std::thread::scope(|scope| {
         for pod in &pods {
             scope.spawn(|| node.del(pod).unwrap());
         }
     });
     assert_eq!(node.residue(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pods_next_sandbox_takes_over_from_those_whose_del_never_came() {
+    let mut node = Node::new();
+    node.config["ranges"] = json!(["10.1.0.0/29"]);
+    let bystander = node.pod("bystander");
+    node.pod_uid = Some("5e0c1d34-0000-0000-0000-000000000001");
+    let kept = node.add(&bystander).unwrap();
+
+    node.pod_uid = Some("5e0c1d34-0000-0000-0000-000000000002");
+    // A pod that crashes again and again, whose runtime keeps every namespace and never calls DEL: five addresses would do for
+    // four of them.
+    let sandboxes: Vec<_> = (0..20)
+        .map(|n| {
+            let sandbox = node.pod(&format!("sandbox{n}"));
+            let result = node.add(&sandbox).unwrap();
+            assert_eq!(node.records().len(), 2);
+            (sandbox, result)
+        })
+        .collect();
+    let (last, earlier) = sandboxes.split_last().unwrap();
+    node.check(&last.0, &last.1).unwrap();
+    for (sandbox, _) in earlier {
+        assert_eq!(links(&sandbox.netns), ["lo"], "{}", sandbox.id);
+        // DELs that come after all are about nothing any more.
+        node.del(sandbox).unwrap();
+    }
+    node.check(&last.0, &last.1).unwrap();
+    node.pod_uid = None;
+    node.check(&bystander, &kept).unwrap();
+}
+
+#[test]
+fn records_of_an_earlier_boot_hold_nothing() {
+    let mut node = Node::new();
+    node.config["ranges"] = json!(["10.1.0.0/30"]);
+    node.config["cniVersion"] = "1.1.0".into();
+    let pod = node.pod("a");
+    let before = node.add(&pod).unwrap();
+    // What a reboot leaves: the records, under the boot id of then, and no namespace.
+    let network = node.dir.path().join("data/orlop");
+    let boots = || {
+        let entries = std::fs::read_dir(&network)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    std::fs::rename(&boots()[0], network.join("11111111-2222-3333-4444-555555555555")).unwrap();
+    let link = before["interfaces"][0]["name"].as_str().unwrap().to_owned();
+    node.netns
+        .run(|| Ok::<_, orlop_cni::Error>(orlop_cni::netlink::Socket::open()?.delete_link(&link)?))
+        .unwrap();
+    drop(pod);
+
+    node.run("STATUS", "", None, &node.config).unwrap();
+    // The DEL that the runtime still owes, and the next pod, which gets the only address.
+    node.run("DEL", "a", Some("/gone".as_ref()), &node.config)
+        .unwrap();
+    let next = node.pod("b");
+    assert_eq!(addresses(&node.add(&next).unwrap()), addresses(&before));
+    assert_eq!(boots().len(), 1, "the earlier boot's are gone");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub(crate) netns: Netns,
     pub(crate) dir: TempDir,
     pub(crate) config: Value,
+    /// What the runtime says of whose sandbox it is.
+    pub(crate) pod_uid: Option<&'static str>,
 }
 
 /// A pod's namespace, known by a path that vanishes with it, as a runtime's bind mount does.
@@ -82,7 +84,12 @@ impl Node {
             "cniVersion": "1.0.0", "name": "orlop", "type": "orlop-cni", "dataDir": dir.path().join("data"),
             "mtu": 1450, "ranges": ["10.244.0.0/24", "fd00:10:244::/64"],
         });
-        Node { netns, dir, config }
+        Node {
+            netns,
+            dir,
+            config,
+            pod_uid: None,
+        }
     }
 
     pub(crate) fn pod(&self, id: &str) -> Pod {
@@ -104,9 +111,11 @@ impl Node {
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", id)
             .env("CNI_IFNAME", ifname);
-        plugin
-            .env("CNI_PATH", "/nonexistent")
-            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web");
+        let uid = self.pod_uid.map(|uid| format!(";K8S_POD_UID={uid}"));
+        plugin.env("CNI_PATH", "/nonexistent").env(
+            "CNI_ARGS",
+            format!("IgnoreUnknown=1;K8S_POD_NAME=web{}", uid.unwrap_or_default()),
+        );
         plugin.env("CNI_NETNS", netns.unwrap_or(Path::new("")));
         plugin
             .stdin(Stdio::piped())
@@ -188,6 +197,20 @@ impl Node {
         names.sort();
         names
     }
+}
+
+/// Runs a program in a namespace and returns what it prints.
+#[track_caller]
+pub(crate) fn run_in(netns: &Netns, program: &str, args: &[&str]) -> String {
+    let output = netns
+        .run(|| Ok::<_, orlop_cni::Error>(Command::new(program).args(args).output().unwrap()))
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The interfaces of a namespace.
