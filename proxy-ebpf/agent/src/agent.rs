@@ -33,6 +33,7 @@ use crate::{
     node::{self, NodeSettings},
     node_ports::NodePortAddresses,
     objects::{Collection, Objects},
+    opt_outs::{OptOut, OptOuts},
     packets::PacketPrograms,
     pins::Pins,
     plan::{Plan, Tables},
@@ -59,6 +60,8 @@ pub struct Settings {
     pub bpf_dir: PathBuf,
     /// Which addresses have node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Whether sockets are translated; packets are in any case.
+    pub translate_sockets: bool,
     /// The node half of the network plugin.
     pub node: NodeSettings,
 }
@@ -67,11 +70,17 @@ pub struct Settings {
 pub async fn run(client: Client, settings: Settings, health: Health, metrics: Metrics) -> Result<()> {
     let pins = Pins::open(&settings.bpf_dir)?;
     // Before the API is asked: after an upgrade the new programs should run even if the API server is down.
-    let features = Features::detect()?;
+    let features = Features {
+        translate_sockets: settings.translate_sockets,
+        ..Features::detect()?
+    };
     let packets = programs::install(&pins, &settings.cgroup_path, features)?;
     let maps = Maps::open(&pins.maps())?;
     let tables = Tables::new(maps.read()?);
     let maps_dir = pins.maps();
+    if let Err(error) = node::reserve_snat_ports() {
+        warn!(error = %chain(&error), "connections of pods and of the node may get the same ports");
+    }
     if let Err(error) = monitor::switch_off(&maps_dir) {
         debug!(%error, "events of a monitor that was killed may go on");
     }
@@ -131,20 +140,26 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     if host_ports {
         proxy.objects.expect_pods();
     }
-    let mut events = events(client, settings.node_name.clone(), host_ports);
+    let mut opt_outs = OptOuts::open(&proxy.pins.maps(), features.netns_cookie.is_some())?;
+    let mut events = events(client, settings.node_name.clone());
     loop {
         let retry = [
             proxy.retry,
             proxy.health_checks.retry(),
             network.retry(),
             devices.retry(),
+            opt_outs.retry(),
         ];
         let retry = retry.into_iter().flatten().min();
         let first = tokio::select! {
             event = events.next() => Some(event.context("the watches have ended")?),
             () = sleep_until(retry), if retry.is_some() => None,
             () = network.disturbed() => None,
-            () = devices.disturbed() => None,
+            () = devices.disturbed() => {
+                // A device may be that of a new pod.
+                opt_outs.look_again();
+                None
+            }
         };
         // Whatever else is there already is planned together.
         let mut next = first;
@@ -157,10 +172,17 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
                     proxy.on_slice(event, trigger.filter(|trigger| *trigger >= started));
                 }
                 Watched::Node(event) => nodes.on_event(event, |_, _, _| nodes_changed = true),
-                Watched::Pod(event) => proxy.objects.on_pod(event),
+                Watched::Pod(ports, opt_out) => {
+                    if host_ports {
+                        proxy.objects.on_pod(ports);
+                    }
+                    opt_outs.on_pod(opt_out);
+                }
             }
             next = events.next().now_or_never().flatten();
         }
+        // First of all: the pod's application is about to start.
+        opt_outs.reconcile();
         if nodes.synced() {
             if nodes_changed {
                 proxy.node_addresses = settings.node_port_addresses.of(nodes.current().values());
@@ -267,7 +289,15 @@ impl Proxy {
             }
         }
         self.retry = None;
-        self.complete = true;
+        if std::mem::replace(&mut self.complete, true) {
+            return;
+        }
+        // Up to now what programs of another layout do may have been all that is done.
+        match self.pins.remove_other_versions() {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "took over from an agent with another layout of tables"),
+            Err(error) => warn!(error = %chain(&error), "programs of another layout may still run"),
+        }
     }
 
     fn try_reconcile(&mut self) -> Result<(), MapsError> {
@@ -292,6 +322,9 @@ impl Proxy {
         };
         self.tables
             .plan_node_addresses(self.node_addresses.clone(), &mut plan);
+        // Not after a socket may have been sent to them again.
+        self.reaper.spare(&plan.joined);
+        self.left.retain(|left| !plan.joined.contains(left));
         self.left.extend(&plan.left);
         self.appeared.extend(&plan.appeared);
         // Until the plan is carried out the tables are ahead of the maps.
@@ -301,6 +334,7 @@ impl Proxy {
         self.collector.flush(Flush {
             left: self.left.iter().copied().collect(),
             appeared: self.appeared.drain(..).collect(),
+            joined: plan.joined.iter().copied().collect(),
         });
         self.reaper.end(std::mem::take(&mut self.left));
         self.done(plan);
@@ -308,7 +342,8 @@ impl Proxy {
         self.metrics
             .synced(sync, SystemTime::now(), begun.elapsed(), &triggers);
         let usage = self.maps.usage(self.tables.sizes());
-        self.metrics.set_state(usage, self.blocked.len());
+        self.metrics
+            .set_state(usage, self.blocked.len(), self.objects.ignored_endpoints());
         Ok(())
     }
 
@@ -384,11 +419,15 @@ enum Watched {
     /// With the time of the change that led to it, if it says so.
     EndpointSlice(Event<(ObjectName, Option<EndpointSlice>)>, Option<SystemTime>),
     Node(Event<(String, Option<node::Node>)>),
-    Pod(Event<(ObjectName, Option<HostPorts>)>),
+    /// Its host ports, and whether its sockets are left alone.
+    Pod(
+        Event<(ObjectName, Option<HostPorts>)>,
+        Event<(ObjectName, Option<OptOut>)>,
+    ),
 }
 
 /// All watches as one endless stream; their errors are logged and retried inside.
-fn events(client: Client, node_name: String, host_ports: bool) -> impl Stream<Item = Watched> + Unpin {
+fn events(client: Client, node_name: String) -> impl Stream<Item = Watched> + Unpin {
     let ours = watcher::Config::default().labels(LABEL_SELECTOR);
     let own = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
     let services = watch(
@@ -416,17 +455,31 @@ fn events(client: Client, node_name: String, host_ports: bool) -> impl Stream<It
         });
         Watched::EndpointSlice(event, trigger)
     });
-    let pods = host_ports.then(|| {
-        watch(Api::<core::Pod>::all(client.clone()), own, "Pods").map(|event| {
-            Watched::Pod(reduce(event, |pod| {
-                // A name that no Service has, since a colon is in none.
-                let name = ObjectName::new(
-                    &pod.namespace().unwrap_or_default(),
-                    &format!("pod:{}", pod.name_any()),
-                );
-                (name, HostPorts::from_api(&pod))
-            }))
-        })
+    let pods = watch(Api::<core::Pod>::all(client.clone()), own, "Pods").map(|event| {
+        let event = reduce(event, |pod| {
+            // A name that no Service has, since a colon is in none.
+            let name = ObjectName::new(
+                &pod.namespace().unwrap_or_default(),
+                &format!("pod:{}", pod.name_any()),
+            );
+            (name, HostPorts::from_api(&pod), OptOut::from_api(&pod))
+        });
+        let (ports, opt_out) = match event {
+            Event::Apply((name, ports, opt_out)) => {
+                (Event::Apply((name.clone(), ports)), Event::Apply((name, opt_out)))
+            }
+            Event::Delete((name, ports, opt_out)) => (
+                Event::Delete((name.clone(), ports)),
+                Event::Delete((name, opt_out)),
+            ),
+            Event::InitApply((name, ports, opt_out)) => (
+                Event::InitApply((name.clone(), ports)),
+                Event::InitApply((name, opt_out)),
+            ),
+            Event::Init => (Event::Init, Event::Init),
+            Event::InitDone => (Event::InitDone, Event::InitDone),
+        };
+        Watched::Pod(ports, opt_out)
     });
     let nodes = watch(
         Api::<core::Node>::all(client),
@@ -438,8 +491,13 @@ fn events(client: Client, node_name: String, host_ports: bool) -> impl Stream<It
             (node.name_any(), Some(node::Node::from_api(&node)))
         }))
     });
-    let streams = [services.boxed_local(), slices.boxed_local(), nodes.boxed_local()];
-    stream::select_all(streams.into_iter().chain(pods.map(|pods| pods.boxed_local())))
+    let streams = [
+        services.boxed_local(),
+        slices.boxed_local(),
+        nodes.boxed_local(),
+        pods.boxed_local(),
+    ];
+    stream::select_all(streams)
 }
 
 fn watch<K>(api: Api<K>, config: watcher::Config, what: &'static str) -> impl Stream<Item = Event<K>>

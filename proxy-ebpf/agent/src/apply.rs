@@ -15,13 +15,14 @@ use aya::{
 };
 use proxy_ebpf_common::{
     Address4, Address6, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendKey,
-    NetnsCookie, Port, ReverseSk, ReverseSkKey, ServiceId, SlotKey, maps,
+    NetnsCookie, Port, ReverseSk, ReverseSkKey, ServiceId, SlotKey, SourceRangeKey, maps,
 };
 use thiserror::Error;
 
 use crate::{
     desired::{FrontendAddress, SocketAddress},
     metrics::MapUse,
+    node::plan::Cidr,
     plan::{Entries, Plan, Sizes},
     sys,
 };
@@ -70,6 +71,8 @@ pub struct Maps {
     matches: Map,
     node_addresses4: Map,
     node_addresses6: Map,
+    ranges4: PrefixMap<SourceRangeKey<Address4>, u32>,
+    ranges6: PrefixMap<SourceRangeKey<Address6>, u32>,
 }
 
 /// A pinned map whose sizes were checked.
@@ -96,6 +99,8 @@ impl Maps {
             matches: Map::open::<AffinityMatchKey, u32>(dir, maps::AFFINITY_MATCH)?,
             node_addresses4: Map::open::<Address4, u32>(dir, maps::NODE_ADDRESSES4)?,
             node_addresses6: Map::open::<Address6, u32>(dir, maps::NODE_ADDRESSES6)?,
+            ranges4: PrefixMap::open(dir, maps::SOURCE_RANGES4)?,
+            ranges6: PrefixMap::open(dir, maps::SOURCE_RANGES6)?,
         })
     }
 
@@ -119,7 +124,10 @@ impl Maps {
             entries: *entries,
             max_entries: map.max_entries,
         });
-        usage.collect()
+        let [ranges4, ranges6] = sizes.ranges;
+        usage
+            .chain([self.ranges4.usage(ranges4), self.ranges6.usage(ranges6)])
+            .collect()
     }
 
     /// Copies what the map `name` holds to the one of the same name in another folder of pins.
@@ -133,6 +141,8 @@ impl Maps {
             maps::AFFINITY_MATCH => self.matches.copy::<AffinityMatchKey, u32>(dir),
             maps::NODE_ADDRESSES4 => self.node_addresses4.copy::<Address4, u32>(dir),
             maps::NODE_ADDRESSES6 => self.node_addresses6.copy::<Address6, u32>(dir),
+            maps::SOURCE_RANGES4 => self.ranges4.copy(dir),
+            maps::SOURCE_RANGES6 => self.ranges6.copy(dir),
             name => Err(MapsError::NotOurs { name }),
         }
     }
@@ -169,6 +179,15 @@ impl Maps {
         );
         let matches: Vec<(AffinityMatchKey, u32)> = self.matches.read()?;
         entries.matches.extend(matches.into_iter().map(|(key, _)| key));
+        let ranges4 = self.ranges4.read()?.into_iter().filter_map(|(bits, key, _)| {
+            let range = range_of(bits, Ipv4Addr::from(key.network.octets()).into())?;
+            Some((key.service, range))
+        });
+        let ranges6 = self.ranges6.read()?.into_iter().filter_map(|(bits, key, _)| {
+            let range = range_of(bits, Ipv6Addr::from(key.network.octets()).into())?;
+            Some((key.service, range))
+        });
+        entries.ranges.extend(ranges4.chain(ranges6));
         let nodes4: Vec<(Address4, u32)> = self.node_addresses4.read()?;
         let nodes6: Vec<(Address6, u32)> = self.node_addresses6.read()?;
         let nodes4 = nodes4.iter().map(|(ip, _)| IpAddr::from(ip.octets()));
@@ -177,11 +196,11 @@ impl Maps {
         Ok(entries)
     }
 
-    /// Carries out a plan: backends, matches, slots, frontends; then deletions in reverse.
+    /// Carries out a plan: backends, matches, ranges, slots, frontends; then deletions in reverse.
     ///
     /// Stops at the first failure. What was written by then is consistent, but the plan's tables no longer say what is in
     /// the maps: they have to be read anew.
-    pub fn apply(&self, plan: &Plan) -> Result<(), MapsError> {
+    pub fn apply(&mut self, plan: &Plan) -> Result<(), MapsError> {
         self.backends4
             .update(&picked(&plan.put_backends, |&(id, address)| {
                 Some((id, backend4(address)?))
@@ -192,6 +211,13 @@ impl Maps {
             }))?;
         self.matches
             .update(&picked(&plan.put_matches, |&key| Some((key, 1_u32))))?;
+        for &(service, range) in &plan.put_ranges {
+            if let Some((bits, key)) = range4(service, range) {
+                self.ranges4.insert(bits, key, 1)?;
+            } else if let Some((bits, key)) = range6(service, range) {
+                self.ranges6.insert(bits, key, 1)?;
+            }
+        }
         self.slots.update(&plan.put_slots)?;
         self.frontends4
             .update(&picked(&plan.put_frontends, |&(key, value)| {
@@ -207,6 +233,13 @@ impl Maps {
         self.frontends6
             .delete(&picked(&plan.delete_frontends, |&key| frontend6(key)))?;
         self.slots.delete(&plan.delete_slots)?;
+        for &(service, range) in &plan.delete_ranges {
+            if let Some((bits, key)) = range4(service, range) {
+                self.ranges4.remove(bits, key)?;
+            } else if let Some((bits, key)) = range6(service, range) {
+                self.ranges6.remove(bits, key)?;
+            }
+        }
         self.matches.delete(&plan.delete_matches)?;
         self.backends4
             .delete(&picked(&plan.delete_backends, |&(id, address)| {
@@ -432,6 +465,29 @@ fn backend6(
     }: SocketAddress,
 ) -> Option<Backend<Address6>> {
     Some(Backend::new(address6(address)?, Port::new(port), protocol))
+}
+
+/// Bits of a range's key that say which service's it is, and so belong to every prefix.
+const SERVICE_BITS: u32 = u32::BITS;
+
+fn range_of(bits: u32, network: IpAddr) -> Option<Cidr> {
+    Cidr::of(network, bits.checked_sub(SERVICE_BITS)?.try_into().ok()?)
+}
+
+fn range4(service: ServiceId, range: Cidr) -> Option<(u32, SourceRangeKey<Address4>)> {
+    let network = address4(range.address)?;
+    Some((
+        SERVICE_BITS + u32::from(range.prefix),
+        SourceRangeKey { service, network },
+    ))
+}
+
+fn range6(service: ServiceId, range: Cidr) -> Option<(u32, SourceRangeKey<Address6>)> {
+    let network = address6(range.address)?;
+    Some((
+        SERVICE_BITS + u32::from(range.prefix),
+        SourceRangeKey { service, network },
+    ))
 }
 
 pub(crate) fn address4(address: IpAddr) -> Option<Address4> {

@@ -14,6 +14,7 @@ use std::{
     path::Path,
     sync::mpsc::{Receiver, Sender, TryRecvError, channel},
     thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -28,7 +29,7 @@ use proxy_ebpf_common::{Address, Address4, Address6, Conntrack, ConntrackKey, ma
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use self::plan::{Flush, INTERVAL_FIRST, doomed, next_interval};
+use self::plan::{AGAIN, Flush, INTERVAL_FIRST, Repeat, doomed, next_interval};
 use crate::{
     agent::chain,
     apply::{Map, MapsError},
@@ -137,8 +138,16 @@ fn work(
     epoll.add(&pressure, readable(0)).map_err(failed)?;
     epoll.add(woken, readable(1)).map_err(failed)?;
     let mut interval = INTERVAL_FIRST;
+    let mut repeat = Repeat::default();
+    let mut tick = Instant::now();
     loop {
-        let timeout = EpollTimeout::try_from(interval).unwrap_or(EpollTimeout::MAX);
+        let wait = if repeat.is_empty() {
+            interval
+        } else {
+            // A moment more, so that it is over when the kernel says so.
+            tick.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+        };
+        let timeout = EpollTimeout::try_from(wait).unwrap_or(EpollTimeout::MAX);
         match epoll.wait(&mut [EpollEvent::empty()], timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(failed(errno)),
@@ -149,11 +158,23 @@ fn work(
         let mut flush = Flush::default();
         loop {
             match jobs.try_recv() {
-                Ok(job) => flush.extend(job),
+                Ok(job) => {
+                    repeat.spare(&job.joined);
+                    flush.extend(job);
+                }
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return Ok(()),
             }
         }
+        let now = Instant::now();
+        let fresh = flush.clone();
+        if repeat.is_empty() {
+            tick = now + AGAIN;
+        } else if now >= tick {
+            tick = now + AGAIN;
+            flush.extend(repeat.tick());
+        }
+        repeat.add(fresh);
         let (seen4, removed4) = collect::<Address4>(&tables.v4, &flush)?;
         let (seen6, removed6) = collect::<Address6>(&tables.v6, &flush)?;
         let (seen, removed) = (seen4 + seen6, removed4 + removed6);

@@ -16,6 +16,8 @@ use std::{
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use proxy_ebpf_common::{Protocol, Scope};
 
+use crate::node::plan::Cidr;
+
 /// Somebody else's proxy handles objects with this label, whatever its value.
 const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Slices of headless Services carry this label.
@@ -38,6 +40,10 @@ pub struct Service {
     cluster_ips: Vec<IpAddr>,
     /// Other addresses at which the Service's own ports are reached: externalIPs, and those that its load balancer gave it.
     external_ips: Vec<IpAddr>,
+    /// Those of them that the load balancer gave it: only these have source ranges.
+    load_balancer_ips: BTreeSet<IpAddr>,
+    /// The networks of clients that those admit; `None`: they admit everybody.
+    source_ranges: [Option<BTreeSet<Cidr>>; 2],
     ports: Vec<PortOfService>,
     affinity_timeout_s: u32,
     internal_traffic_local: bool,
@@ -65,6 +71,8 @@ pub struct EndpointSlice {
     service: ObjectName,
     ports: Vec<Port>,
     endpoints: Vec<Endpoint>,
+    /// Number of endpoints that no traffic may be sent to.
+    ignored: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -107,7 +115,7 @@ pub struct FrontendAddress {
 }
 
 /// One port of a Service in one address family, and for one kind of clients where their policies differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePort {
     /// Where it is reached.
     pub frontends: Vec<FrontendAddress>,
@@ -119,6 +127,21 @@ pub struct ServicePort {
     pub affinity_timeout_s: u32,
     /// Only backends of this node may be used and it has none, but other nodes have.
     pub elsewhere: bool,
+    /// Those of the frontends that admit only clients of `source_ranges`.
+    pub restricted: Vec<FrontendAddress>,
+    /// Networks of clients.
+    pub source_ranges: BTreeSet<Cidr>,
+    /// Whether this node is among those clients.
+    pub admits_node: bool,
+}
+
+/// What a node is to the Services that it proxies for.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisNode<'a> {
+    /// Its zone.
+    pub zone: Option<&'a str>,
+    /// Its addresses.
+    pub addresses: &'a BTreeSet<IpAddr>,
 }
 
 /// Where a load balancer asks whether this node has endpoints of a Service.
@@ -252,11 +275,17 @@ impl Service {
                 .unwrap_or(DEFAULT_AFFINITY_TIMEOUT_S),
             _ => 0,
         };
-        let mut external_ips = external_ips(service, spec);
+        let mut load_balancer_ips = usable_ips(load_balancer_ips(service));
+        load_balancer_ips.retain(|ip| !cluster_ips.contains(ip));
+        let mut external_ips = usable_ips(spec.external_ips.iter().flatten());
         external_ips.retain(|ip| !cluster_ips.contains(ip));
+        external_ips.extend(&load_balancer_ips);
+        let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
         Some(Self {
             cluster_ips,
-            external_ips,
+            external_ips: external_ips.into_iter().collect(),
+            load_balancer_ips,
+            source_ranges: [false, true].map(|ipv6| source_ranges(ranges, ipv6)),
             ports,
             affinity_timeout_s,
             internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -282,15 +311,23 @@ impl EndpointSlice {
         let name = metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         let service = ObjectName::new(metadata.namespace.as_deref()?, name);
         let ports = slice.ports.iter().flatten().filter_map(Port::of_slice).collect();
-        let endpoints = slice.endpoints.iter().flatten();
-        let endpoints = endpoints
+        let endpoints: Vec<_> = slice
+            .endpoints
+            .iter()
+            .flatten()
             .filter_map(|endpoint| Endpoint::from_api(endpoint, node_name))
             .collect();
         Some(Self {
             service,
             ports,
+            ignored: slice.endpoints.iter().flatten().count() - endpoints.len(),
             endpoints,
         })
+    }
+
+    /// Number of endpoints that no traffic may be sent to, whatever the slice says.
+    pub fn ignored(&self) -> usize {
+        self.ignored
     }
 
     /// The Service that the slice belongs to.
@@ -302,7 +339,12 @@ impl EndpointSlice {
 impl Endpoint {
     fn from_api(endpoint: &discovery::Endpoint, node_name: &str) -> Option<Self> {
         // All addresses of an endpoint are the same pod; consumers take the first.
-        let address = endpoint.addresses.first()?.parse().ok()?;
+        let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+        // The API refuses these. Whoever gets them past it must not reach what listens on a node's or a pod's loopback by a
+        // Service, or what only neighbours may (CVE-2021-25737).
+        if is_special(address) {
+            return None;
+        }
         let conditions = endpoint.conditions.as_ref();
         // What is not said counts as good.
         let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
@@ -361,11 +403,11 @@ impl Port {
     }
 }
 
-/// The ports of a Service with their usable backends, on a node of `zone`.
+/// The ports of a Service with their usable backends, on a node.
 pub fn service_ports<'a>(
     service: &Service,
     slices: impl IntoIterator<Item = &'a EndpointSlice> + Clone,
-    zone: Option<&str>,
+    node: ThisNode<'_>,
 ) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let families = [false, true].map(|ipv6| (ipv6, service.of_family(ipv6)));
@@ -379,7 +421,7 @@ pub fn service_ports<'a>(
                     cluster_ips,
                     external_ips,
                     &endpoints,
-                    zone,
+                    node,
                     &mut ports,
                 );
             }
@@ -390,10 +432,7 @@ pub fn service_ports<'a>(
         if !cluster_ips.is_empty() {
             ports.push(ServicePort {
                 frontends: frontends(&cluster_ips, 0, Protocol::ANY, Scope::INTERNAL).collect(),
-                external: Vec::new(),
-                backends: Vec::new(),
-                affinity_timeout_s: 0,
-                elsewhere: false,
+                ..ServicePort::default()
             });
         }
     }
@@ -425,6 +464,28 @@ impl Service {
         let pick = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| ip.is_ipv6() == ipv6).collect();
         (pick(&self.cluster_ips), pick(&self.external_ips))
     }
+
+    /// Whether what it looks like depends on the addresses of the node.
+    pub fn has_source_ranges(&self) -> bool {
+        self.source_ranges.iter().any(Option::is_some)
+    }
+
+    /// The networks of a family that may reach the load balancer's addresses, and whether a node is among them; `None`:
+    /// everybody may.
+    ///
+    /// A node that is admitted by one of its addresses is so by all of them, and by the load balancer's, which some nodes have
+    /// on a device of their own (kube-proxy: `allowFromNode`).
+    fn admitted(&self, ipv6: bool, node: ThisNode<'_>) -> Option<(BTreeSet<Cidr>, bool)> {
+        let mut ranges = self.source_ranges[usize::from(ipv6)].clone()?;
+        let own = || node.addresses.iter().filter(|ip| ip.is_ipv6() == ipv6);
+        let admits_node = own().any(|ip| ranges.iter().any(|range| range.contains(*ip)));
+        if admits_node {
+            let load_balancer = self.load_balancer_ips.iter().filter(|ip| ip.is_ipv6() == ipv6);
+            let whole = if ipv6 { 128 } else { 32 };
+            ranges.extend(own().chain(load_balancer).filter_map(|&ip| Cidr::of(ip, whole)));
+        }
+        Some((ranges, admits_node))
+    }
 }
 
 /// One port in one family. Its clients fall in three groups, two of which usually share the backends.
@@ -434,9 +495,11 @@ fn service_port(
     cluster_ips: &[IpAddr],
     external_ips: &[IpAddr],
     endpoints: &Endpoints<'_>,
-    zone: Option<&str>,
+    node: ThisNode<'_>,
     ports: &mut Vec<ServicePort>,
 ) {
+    let ipv6 = cluster_ips.first().is_some_and(IpAddr::is_ipv6);
+    let admitted = service.admitted(ipv6, node);
     let nodes = match cluster_ips.first() {
         Some(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -454,12 +517,26 @@ fn service_port(
                     local: bool| {
         frontends.extend(&external);
         if !frontends.is_empty() {
+            let is_restricted =
+                |frontend: &&FrontendAddress| service.load_balancer_ips.contains(&frontend.socket.address);
+            let restricted = external
+                .iter()
+                .filter(|_| admitted.is_some())
+                .filter(is_restricted);
+            let restricted: Vec<_> = restricted.copied().collect();
+            let (source_ranges, admits_node) = match &admitted {
+                Some(admitted) if !restricted.is_empty() => admitted.clone(),
+                _ => Default::default(),
+            };
             ports.push(ServicePort {
                 frontends,
                 external,
                 elsewhere: local && backends.is_empty() && endpoints.any_usable(),
                 backends,
                 affinity_timeout_s: service.affinity_timeout_s,
+                restricted,
+                source_ranges,
+                admits_node,
             });
         }
     };
@@ -473,7 +550,7 @@ fn service_port(
     push(
         internal,
         external(Scope::INTERNAL),
-        endpoints.cluster(zone),
+        endpoints.cluster(node.zone),
         false,
     );
     if service.external_traffic_local {
@@ -604,32 +681,56 @@ impl Endpoints<'_> {
     }
 }
 
-/// `spec.externalIPs` and the addresses of the load balancer that packets arrive with.
-fn external_ips(service: &core::Service, spec: &core::ServiceSpec) -> Vec<IpAddr> {
-    let declared = spec.external_ips.iter().flatten();
+/// The addresses of the load balancer that packets arrive with: a load balancer that is a proxy wants to see the traffic
+/// itself.
+fn load_balancer_ips(service: &core::Service) -> impl Iterator<Item = &String> {
     let status = service.status.as_ref();
     let ingress = status
         .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
         .into_iter()
         .flatten();
-    // A load balancer that is a proxy wants to see the traffic itself. So does one that has to keep out clients: whether
-    // a pod is among those admitted is not known before it has a source address.
-    let restricted = spec
-        .load_balancer_source_ranges
-        .as_ref()
-        .is_some_and(|ranges| !ranges.is_empty());
-    let ingress = ingress
-        .filter(|ingress| !restricted && ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_ref());
-    let ips: BTreeSet<IpAddr> = declared
-        .chain(ingress)
+    ingress
+        .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref())
+}
+
+/// Those that may be taken over by a Service.
+fn usable_ips<'a>(ips: impl IntoIterator<Item = &'a String>) -> BTreeSet<IpAddr> {
+    ips.into_iter()
         .filter_map(|ip| ip.parse().ok())
-        // These mean something else on every node; nobody may take them over by a Service.
-        .filter(|ip: &IpAddr| {
-            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(*ip))
-        })
-        .collect();
-    ips.into_iter().collect()
+        .filter(|ip| !is_special(*ip))
+        .collect()
+}
+
+/// The networks of a family among `loadBalancerSourceRanges`; `None`: everybody is admitted.
+///
+/// As kube-proxy: spaces around a range are ignored (the API allows them), a range of all addresses is none, and ranges of
+/// the other family say nothing about this one. Other than there, a range that cannot be read admits nobody instead of
+/// everybody. The annotation `service.beta.kubernetes.io/load-balancer-source-ranges` is for cloud providers; kube-proxy does
+/// not read it either.
+fn source_ranges(ranges: &[String], ipv6: bool) -> Option<BTreeSet<Cidr>> {
+    let written = ranges.iter().map(|range| range.trim());
+    let parsed = written.filter(|range| !range.is_empty()).map(str::parse::<Cidr>);
+    let mut networks = BTreeSet::new();
+    let mut unreadable = false;
+    for range in parsed {
+        match range {
+            Ok(range) if range.address.is_ipv6() == ipv6 => {
+                networks.insert(range);
+            }
+            Ok(_) => {}
+            Err(_) => unreadable = true,
+        }
+    }
+    let everybody = networks.iter().any(|network| network.prefix == 0);
+    ((!networks.is_empty() || unreadable) && !everybody).then_some(networks)
+}
+
+/// Whether an address means something else on every node, or to everybody on a link.
+fn is_special(ip: IpAddr) -> bool {
+    // An IPv4 address in IPv6's clothes is that address to a socket.
+    let ip = ip.to_canonical();
+    ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip)
 }
 
 fn is_link_local(ip: IpAddr) -> bool {

@@ -14,11 +14,15 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::{netlink::Kernel, plan::State, tables::DeviceTables};
+use self::{
+    netlink::Kernel,
+    plan::{Observed, State},
+    tables::DeviceTables,
+};
 use crate::{
     agent::chain,
     apply::MapsError,
-    node::Node,
+    node::{self, Node},
     packets::{PacketPrograms, Role},
     pins::Pins,
     programs::ProgramsError,
@@ -26,6 +30,9 @@ use crate::{
 
 /// What fails here fails for lack of memory or rights; neither comes back quickly.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// systemd applies its settings to a new device a moment after it has appeared, and may undo the plugin's.
+const RECHECK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why the devices are not as they should be.
 #[derive(Debug, Error)]
@@ -103,19 +110,24 @@ impl Devices {
         }
         self.disturbed = false;
         self.retry = None;
-        if let Err(error) = self.try_reconcile(pins, programs, nodes).await {
-            warn!(error = %chain(&error), "some devices are not seen by the packet path, will retry");
-            self.written = None;
-            self.retry = Some(Instant::now() + RETRY);
+        match self.try_reconcile(pins, programs, nodes).await {
+            Ok(false) => {}
+            Ok(true) => self.retry = Some(Instant::now() + RECHECK),
+            Err(error) => {
+                warn!(error = %chain(&error), "some devices are not seen by the packet path, will retry");
+                self.written = None;
+                self.retry = Some(Instant::now() + RETRY);
+            }
         }
     }
 
+    /// Whether a pod's device is new.
     async fn try_reconcile(
         &mut self,
         pins: &Pins,
         programs: &PacketPrograms,
         nodes: &HashMap<String, Node>,
-    ) -> Result<(), DevicesError> {
+    ) -> Result<bool, DevicesError> {
         let observed = self.kernel.observe().await?;
         let wanted = plan::state(&self.settings, nodes, &observed);
         let written = match &self.written {
@@ -143,7 +155,27 @@ impl Devices {
             }
         }
         self.tables.delete(written, &wanted)?;
+        let mut pods = wanted.roles.iter().filter(|(_, role)| **role == Role::Pod);
+        let is_new = pods.any(|(ifindex, _)| !written.roles.contains_key(ifindex));
+        trust_pods(&observed, &wanted);
         self.written = Some(wanted);
-        Ok(())
+        Ok(is_new)
+    }
+}
+
+/// Keeps the check of source addresses switched off on the devices of our plugin's pods. What a backend answers to the node
+/// itself comes in from the Service's address, and such a device has no address that would make it the way there.
+fn trust_pods(observed: &Observed, wanted: &State) {
+    let pods = observed.links.iter().filter(|link| {
+        link.name.starts_with(plan::POD_DEVICES) && wanted.roles.get(&link.ifindex) == Some(&Role::Pod)
+    });
+    for link in pods {
+        match node::switch_off_source_check(&link.name) {
+            Ok(false) => {}
+            Ok(true) => info!(device = %link.name, "switched rp_filter off again"),
+            Err(error) => {
+                warn!(device = %link.name, error = %chain(&error), "answers of this pod may be lost")
+            }
+        }
     }
 }

@@ -68,8 +68,7 @@ impl HostPorts {
                 external: frontends.clone(),
                 frontends,
                 backends: vec![at(pod_ip, port.container_port)],
-                affinity_timeout_s: 0,
-                elsewhere: false,
+                ..ServicePort::default()
             })
         };
         pairs.filter_map(service_port).collect()

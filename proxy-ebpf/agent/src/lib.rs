@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod node;
 pub mod node_ports;
 pub mod objects;
+pub mod opt_outs;
 pub mod packets;
 pub mod pins;
 pub mod plan;

@@ -37,6 +37,7 @@ struct Values {
     sync_failures: u64,
     sockets_ended: Arc<AtomicU64>,
     conflicts: usize,
+    ignored_endpoints: usize,
     maps: Vec<MapUse>,
     /// Answers to probes, by path and status code.
     probes: BTreeMap<(&'static str, &'static str), u64>,
@@ -93,6 +94,7 @@ impl Default for Values {
             sync_failures: 0,
             sockets_ended: Arc::default(),
             conflicts: 0,
+            ignored_endpoints: 0,
             maps: Vec::new(),
             probes: BTreeMap::new(),
             read_drops: None,
@@ -143,9 +145,10 @@ impl Metrics {
     }
 
     /// What is so now.
-    pub fn set_state(&self, maps: Vec<MapUse>, conflicts: usize) {
+    pub fn set_state(&self, maps: Vec<MapUse>, conflicts: usize, ignored_endpoints: usize) {
         let mut values = self.values();
         values.maps = maps;
+        values.ignored_endpoints = ignored_endpoints;
         values.conflicts = conflicts;
     }
 
@@ -301,6 +304,12 @@ impl Values {
                 "Services that want an address which another one has",
                 self.conflicts as f64,
             ),
+            (
+                "proxy_ebpf_ignored_endpoints",
+                "gauge",
+                "Endpoints that no traffic is sent to: on loopback, link-local, multicast or no address at all",
+                self.ignored_endpoints as f64,
+            ),
         ] {
             text.header(name, kind, help);
             text.line(format_args!("{name} {value}"));
@@ -389,7 +398,7 @@ mod tests {
             entries: 3,
             max_entries: 4,
         };
-        metrics.set_state(vec![map], 1);
+        metrics.set_state(vec![map], 1, 5);
         metrics.sockets_ended().fetch_add(2, Ordering::Relaxed);
         let text = metrics.text();
         for line in [
@@ -412,6 +421,8 @@ mod tests {
             "proxy_ebpf_drop_bytes_total{reason=\"source_range\"} 420",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 0",
             "proxy_ebpf_sockets_ended_total 2",
+            "proxy_ebpf_conflicts 1",
+            "proxy_ebpf_ignored_endpoints 5",
             "proxy_ebpf_map_pressure{map=\"SLOTS\"} 0.75",
             "# TYPE proxy_ebpf_map_pressure gauge",
         ] {

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 pub use self::removal::{Removed, remove};
+pub(crate) use self::sysctl::{reserve_snat_ports, switch_off_source_check};
 use self::{
     netlink::{ChangeError, Kernel},
     plan::Cidr,
@@ -142,7 +143,7 @@ pub enum NetworkError {
     #[error("set {path} to {value}")]
     Sysctl {
         path: PathBuf,
-        value: &'static str,
+        value: String,
         source: io::Error,
     },
     #[error("list the kernel's {what}")]

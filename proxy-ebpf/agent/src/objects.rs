@@ -10,7 +10,7 @@ use std::{
 use kube::runtime::watcher::Event;
 
 use crate::{
-    desired::{EndpointSlice, ObjectName, Service, health_check, service_ports},
+    desired::{EndpointSlice, ObjectName, Service, ThisNode, health_check, service_ports},
     host_ports::HostPorts,
     plan::Change,
 };
@@ -27,6 +27,8 @@ pub struct Objects {
     /// Addresses of this node.
     node_addresses: BTreeSet<IpAddr>,
     changed: BTreeSet<ObjectName>,
+    /// Number of endpoints of all slices that no traffic may be sent to.
+    ignored_endpoints: usize,
     /// The zone of this node.
     zone: Option<Box<str>>,
 }
@@ -50,10 +52,13 @@ impl Objects {
             slices,
             slices_of,
             changed,
+            ignored_endpoints,
             ..
         } = self;
         slices.on_event(event, |name, old, new| {
             count += 1;
+            *ignored_endpoints += new.map_or(0, EndpointSlice::ignored);
+            *ignored_endpoints -= old.map_or(0, EndpointSlice::ignored);
             // The label may be edited: both Services are concerned.
             if let Some(service) = old.map(EndpointSlice::service) {
                 changed.insert(service.clone());
@@ -70,6 +75,11 @@ impl Objects {
             }
         });
         count
+    }
+
+    /// Number of endpoints that no traffic may be sent to, whatever their slices say.
+    pub fn ignored_endpoints(&self) -> usize {
+        self.ignored_endpoints
     }
 
     /// Says that there will be a watch on Pods, whose list has to be complete too.
@@ -90,12 +100,15 @@ impl Objects {
         self.services.synced && self.slices.synced && self.pods.as_ref().is_none_or(|pods| pods.synced)
     }
 
-    /// Says which addresses this node has: host ports are open there.
+    /// Says which addresses this node has: host ports are open there, and source ranges may name them.
     pub fn set_node_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         if self.node_addresses != addresses {
             self.node_addresses = addresses;
             let pods = self.pods.iter().flat_map(|pods| pods.current.keys());
             self.changed.extend(pods.cloned());
+            let services = self.services.current.iter();
+            let restricted = services.filter(|(_, service)| service.has_source_ranges());
+            self.changed.extend(restricted.map(|(name, _)| name.clone()));
         }
     }
 
@@ -152,7 +165,14 @@ impl Objects {
             .flatten()
             .filter_map(|name| self.slices.current.get(name));
         Change {
-            ports: service_ports(spec, slices.clone(), self.zone.as_deref()),
+            ports: service_ports(
+                spec,
+                slices.clone(),
+                ThisNode {
+                    zone: self.zone.as_deref(),
+                    addresses: &self.node_addresses,
+                },
+            ),
             health_check: health_check(spec, slices),
             service,
         }

@@ -98,6 +98,16 @@ impl Pins {
         remove_dir(dir)
     }
 
+    /// Removes what agents with another layout of tables have pinned, and returns the number of pins. Their programs run
+    /// beside this agent's until then, so that nobody waits for tables to be filled; whatever the first of the two has
+    /// translated is no Service's to the other.
+    pub fn remove_other_versions(&self) -> Result<usize, PinError> {
+        let bpf_dir = self.version.parent().unwrap_or(&self.version);
+        let versions = entries(bpf_dir)?.into_iter();
+        let others = versions.filter(|path| is_version(path) && *path != self.version);
+        others.map(|version| remove_version(&version)).sum()
+    }
+
     /// Pinned links of programs on devices, with their file names: those that are named after more than a program.
     pub(crate) fn device_links(&self) -> Result<Vec<(PathBuf, String)>, PinError> {
         let paths = entries(&self.version.join("links"))?.into_iter();
@@ -145,25 +155,30 @@ pub fn remove(bpf_dir: &Path) -> Result<usize, PinError> {
         });
     }
     let _lock = lock(bpf_dir)?;
-    // Links first: no program should see its maps vanish. Where the kernel has none for devices there are filters.
+    // Where the kernel has no links for devices there are filters.
     let mut removed = tc::detach_all().map_err(PinError::Devices)?;
-    for kind in ["links", "maps", GROWING] {
-        for version in entries(bpf_dir)?.into_iter().filter(|path| is_version(path)) {
-            let dir = version.join(kind);
-            if dir.exists() {
-                removed += remove_pins(&dir)?;
-                remove_dir(&dir)?;
-            }
-        }
-    }
     for version in entries(bpf_dir)?.into_iter().filter(|path| is_version(path)) {
-        remove_dir(&version)?;
+        removed += remove_version(&version)?;
     }
     // The kernel itself puts views of all maps and programs into a new BPF file system.
     let is_kernels = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "debug");
     if bpf_dir != Path::new(BPFFS) && entries(bpf_dir)?.iter().all(is_kernels) {
         remove_empty(bpf_dir)?;
     }
+    Ok(removed)
+}
+
+/// Removes one layout's pins. Links first: no program should see its maps vanish.
+fn remove_version(version: &Path) -> Result<usize, PinError> {
+    let mut removed = 0;
+    for kind in ["links", "maps", GROWING] {
+        let dir = version.join(kind);
+        if dir.exists() {
+            removed += remove_pins(&dir)?;
+            remove_dir(&dir)?;
+        }
+    }
+    remove_dir(version)?;
     Ok(removed)
 }
 

@@ -17,7 +17,10 @@ use std::{
 
 use proxy_ebpf_common::{AffinityMatchKey, BackendId, Frontend, FrontendFlags, Protocol, ServiceId, SlotKey};
 
-use crate::desired::{FrontendAddress, HealthCheck, ObjectName, ServicePort, SocketAddress};
+use crate::{
+    desired::{FrontendAddress, HealthCheck, ObjectName, ServicePort, SocketAddress},
+    node::plan::Cidr,
+};
 
 /// What is in the maps.
 #[derive(Debug, Default)]
@@ -47,6 +50,8 @@ struct ServiceSlots {
     slots: Vec<BackendId>,
     /// The backends that affinity may keep to.
     matches: BTreeSet<BackendId>,
+    /// Networks of clients that its restricted frontends admit.
+    ranges: BTreeSet<Cidr>,
     /// Number of frontends that lead here.
     frontends: usize,
 }
@@ -69,6 +74,8 @@ pub struct Sizes {
     pub backends: [usize; 2],
     /// Pairs that affinity may keep to.
     pub matches: usize,
+    /// Networks of clients, once for every service that admits them.
+    pub ranges: [usize; 2],
     /// Addresses that have node ports.
     pub node_addresses: [usize; 2],
 }
@@ -91,6 +98,8 @@ pub struct Entries {
     pub backends: Vec<(BackendId, SocketAddress)>,
     /// Pairs that affinity may keep to.
     pub matches: Vec<AffinityMatchKey>,
+    /// Networks of clients that a service admits. Both families.
+    pub ranges: Vec<(ServiceId, Cidr)>,
     /// Addresses that have node ports. Both families.
     pub node_addresses: Vec<IpAddr>,
 }
@@ -113,6 +122,8 @@ pub struct Plan {
     pub put_backends: Vec<(BackendId, SocketAddress)>,
     /// Then what affinity may keep to, so that no client is given a backend that it may not come back to.
     pub put_matches: Vec<AffinityMatchKey>,
+    /// And which clients are admitted, before a frontend asks for that.
+    pub put_ranges: Vec<(ServiceId, Cidr)>,
     /// Then the slots.
     pub put_slots: Vec<(SlotKey, BackendId)>,
     /// Then the counts that make new slots visible and old ones invisible.
@@ -123,6 +134,8 @@ pub struct Plan {
     pub delete_slots: Vec<SlotKey>,
     /// What affinity must not keep to any more.
     pub delete_matches: Vec<AffinityMatchKey>,
+    /// Clients that are not admitted any more.
+    pub delete_ranges: Vec<(ServiceId, Cidr)>,
     /// Backends that no slot names any more.
     pub delete_backends: Vec<(BackendId, SocketAddress)>,
     /// Addresses that have node ports now. Nothing refers to them.
@@ -131,6 +144,8 @@ pub struct Plan {
     pub delete_node_addresses: Vec<IpAddr>,
     /// UDP backends that a service had and has no more: sockets that it connected to them are stuck there.
     pub left: Vec<(ServiceId, SocketAddress)>,
+    /// UDP backends that a service has and had not: those that had left it before are back.
+    pub joined: Vec<(ServiceId, SocketAddress)>,
     /// UDP frontends that lead to somebody and did not exist, or led to nobody: what was sent there went elsewhere.
     pub appeared: Vec<SocketAddress>,
     /// Frontends that are as they should be.
@@ -149,11 +164,13 @@ impl Plan {
     pub fn writes(&self) -> usize {
         self.put_backends.len()
             + self.put_matches.len()
+            + self.put_ranges.len()
             + self.put_slots.len()
             + self.put_frontends.len()
             + self.delete_frontends.len()
             + self.delete_slots.len()
             + self.delete_matches.len()
+            + self.delete_ranges.len()
             + self.delete_backends.len()
             + self.put_node_addresses.len()
             + self.delete_node_addresses.len()
@@ -190,6 +207,10 @@ impl Tables {
         for key in entries.matches {
             tables.service(key.service).matches.insert(key.backend);
             tables.sizes.matches += 1;
+        }
+        for (id, range) in entries.ranges {
+            tables.service(id).ranges.insert(range);
+            tables.sizes.ranges[Sizes::family(range.address)] += 1;
         }
         for (address, value) in entries.frontends {
             tables.service(value.service).frontends += 1;
@@ -325,17 +346,24 @@ impl Tables {
 
         let slots = self.plan_slots(id, &port.backends, idle, plan);
         self.plan_matches(id, port.affinity_timeout_s > 0, plan);
+        self.plan_ranges(id, port.source_ranges, plan);
         let elsewhere = if port.elsewhere {
             FrontendFlags::ELSEWHERE
         } else {
             FrontendFlags::default()
         };
         for &address in &frontends {
-            let external = if port.external.contains(&address) {
+            let mut external = if port.external.contains(&address) {
                 FrontendFlags::EXTERNAL
             } else {
                 FrontendFlags::default()
             };
+            if port.restricted.contains(&address) {
+                external = external.union(FrontendFlags::SOURCE_RANGES);
+                if port.admits_node {
+                    external = external.union(FrontendFlags::ADMITS_NODE);
+                }
+            }
             let value = Frontend {
                 service: id,
                 slots,
@@ -443,6 +471,9 @@ impl Tables {
         let stays: HashSet<_> = slots.iter().copied().collect();
         let left = old.iter().filter(|backend| !stays.contains(backend));
         self.note_left(id, left, plan);
+        let had: HashSet<_> = old.iter().copied().collect();
+        let joined = slots.iter().filter(|backend| !had.contains(backend));
+        plan.joined.extend(self.datagram_backends(id, joined));
         for backend in &slots {
             if let Some(user) = self.backends.get_mut(backend) {
                 user.slots += 1;
@@ -467,6 +498,18 @@ impl Tables {
         let key = |&backend: &BackendId| AffinityMatchKey { service: id, backend };
         plan.put_matches.extend(wanted.difference(&old).map(key));
         plan.delete_matches.extend(old.difference(&wanted).map(key));
+    }
+
+    fn plan_ranges(&mut self, id: ServiceId, wanted: BTreeSet<Cidr>, plan: &mut Plan) {
+        let old = std::mem::replace(&mut self.service(id).ranges, wanted.clone());
+        for &range in wanted.difference(&old) {
+            self.sizes.ranges[Sizes::family(range.address)] += 1;
+            plan.put_ranges.push((id, range));
+        }
+        for &range in old.difference(&wanted) {
+            self.sizes.ranges[Sizes::family(range.address)] -= 1;
+            plan.delete_ranges.push((id, range));
+        }
     }
 
     fn delete_frontend(&mut self, address: FrontendAddress, idle: &mut BTreeSet<BackendId>, plan: &mut Plan) {
@@ -505,6 +548,10 @@ impl Tables {
         let matches = service.matches.iter();
         plan.delete_matches
             .extend(matches.map(|&backend| AffinityMatchKey { service: id, backend }));
+        for &range in &service.ranges {
+            self.sizes.ranges[Sizes::family(range.address)] -= 1;
+            plan.delete_ranges.push((id, range));
+        }
         self.unuse(&service.slots, idle);
     }
 
@@ -515,11 +562,19 @@ impl Tables {
         plan: &mut Plan,
     ) {
         // Connections end themselves; datagrams vanish without a word.
+        plan.left.extend(self.datagram_backends(service, backends));
+    }
+
+    fn datagram_backends<'a>(
+        &self,
+        service: ServiceId,
+        backends: impl Iterator<Item = &'a BackendId>,
+    ) -> impl Iterator<Item = (ServiceId, SocketAddress)> {
         let addresses = backends
             .filter_map(|id| self.backends.get(id))
             .map(|user| user.address)
             .filter(|address| address.protocol == Protocol::UDP);
-        plan.left.extend(addresses.map(|address| (service, address)));
+        addresses.map(move |address| (service, address))
     }
 
     fn unuse(&mut self, slots: &[BackendId], idle: &mut BTreeSet<BackendId>) {
@@ -632,6 +687,9 @@ impl Tables {
                     id,
                 )
             }));
+            entries
+                .ranges
+                .extend(slots.ranges.iter().map(|&range| (service, range)));
             entries.matches.extend(
                 slots
                     .matches
@@ -645,6 +703,7 @@ impl Tables {
         entries.slots.sort_unstable();
         entries.backends.sort_unstable();
         entries.matches.sort_unstable();
+        entries.ranges.sort_unstable();
         entries
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, ProgramType,
+        CgroupAttachMode, Program, ProgramError, ProgramType,
         links::{FdLink, LinkError},
     },
     sys::{BpfHelper, is_helper_supported},
@@ -37,7 +37,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR")
 
 /// The programs, in the order in which they are attached: a socket must not be sent to a backend before there is somebody
 /// who shows it the Service.
-pub const HOOKS: [&str; 8] = [
+pub const HOOKS: [&str; 10] = [
     "getpeername4",
     "getpeername6",
     "recvmsg4",
@@ -46,6 +46,8 @@ pub const HOOKS: [&str; 8] = [
     "sendmsg6",
     "connect4",
     "connect6",
+    "post_bind4",
+    "post_bind6",
 ];
 
 /// Why the programs cannot run.
@@ -107,7 +109,7 @@ pub enum ProgramsError {
     Maps(#[from] MapsError),
 }
 
-/// What the running kernel can do that the programs could do without. By default: nothing.
+/// What the running kernel can do that the programs could do without, and what is wanted of them. By default: nothing new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// A program may choose the error that the caller sees: since Linux 5.18.
@@ -118,6 +120,10 @@ pub struct Features {
     pub tcx: bool,
     /// A checksum may be corrected as one of IPv6: since Linux 6.16.
     pub ipv6_checksum_flag: bool,
+    /// Programs change the address under the kernel's own users of sockets, who would connect to a backend ever after.
+    pub kernel_connect_overwrites: bool,
+    /// Whether sockets are translated at all; a wish of whoever runs the node.
+    pub translate_sockets: bool,
     /// Number of entries of each family's table of connections, where it does not exist yet. A connection has two.
     pub conntrack_entries: u32,
 }
@@ -135,6 +141,8 @@ impl Default for Features {
             netns_cookie: None,
             tcx: false,
             ipv6_checksum_flag: false,
+            kernel_connect_overwrites: false,
+            translate_sockets: true,
             conntrack_entries: *CONNTRACK_ENTRIES.start() as u32,
         }
     }
@@ -164,6 +172,14 @@ impl Features {
                 .as_ref()
                 .is_ok_and(|version| *version >= KernelVersion::new(major, minor, 0))
         };
+        // One that does not tell is taken for an old one: packets are translated everywhere.
+        let kernel_connect_overwrites = !version.as_ref().is_ok_and(copies_addresses);
+        if kernel_connect_overwrites {
+            info!(
+                "the kernel hands its file systems what programs write: the node's own sockets reach Services by packets, \
+                 except on loopback"
+            );
+        }
         let memory = sys::memory_bytes().unwrap_or(0);
         let entries = memory / MEMORY_PER_ENTRY;
         Ok(Self {
@@ -171,9 +187,30 @@ impl Features {
             netns_cookie,
             tcx: at_least(6, 6),
             ipv6_checksum_flag: at_least(6, 16),
+            kernel_connect_overwrites,
+            translate_sockets: true,
             conntrack_entries: entries.clamp(*CONNTRACK_ENTRIES.start(), *CONNTRACK_ENTRIES.end()) as u32,
         })
     }
+}
+
+/// Whether the kernel gives programs a copy of the address that its own users connect to: since Linux 6.6
+/// ("net: Avoid address overwrite in kernel_connect"), and since these releases of the series that were maintained then.
+fn copies_addresses(version: &KernelVersion) -> bool {
+    const SINCE: [(u8, u8, u16); 6] = [
+        (5, 10, 195),
+        (5, 15, 132),
+        (6, 1, 53),
+        (6, 4, 16),
+        (6, 5, 3),
+        (6, 6, 0),
+    ];
+    // The next series after each begins without it.
+    SINCE.iter().enumerate().any(|(index, &(major, minor, patch))| {
+        let is_last = index + 1 == SINCE.len();
+        *version >= KernelVersion::new(major, minor, patch)
+            && (is_last || *version < KernelVersion::new(major, minor + 1, 0))
+    })
 }
 
 /// Loads the programs, with pinned maps where there are some, and attaches them to `cgroup`.
@@ -226,13 +263,13 @@ fn attach_all(
     let packets = PacketPrograms::load(ebpf, features)?;
     packets.take_over(pins)?;
     for name in HOOKS {
-        let program: &mut CgroupSockAddr = ebpf
-            .program_mut(name)
-            .and_then(|program: &mut Program| program.try_into().ok())
-            .ok_or(ProgramsError::Missing { name })?;
-        program
-            .load()
-            .map_err(|source| ProgramsError::Refused { name, source })?;
+        let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing { name })?;
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
+            _ => return Err(ProgramsError::Missing { name }),
+        };
+        loaded.map_err(|source| ProgramsError::Refused { name, source })?;
         attach(name, program, cgroup, &pins.link(name))?;
     }
     Ok(packets)
@@ -290,6 +327,8 @@ pub fn load(
     let host_netns = features.netns_cookie.map_or(0, NonZeroU64::get);
     let set_retval = u32::from(features.set_retval);
     let ipv6_checksum_flag = u32::from(features.ipv6_checksum_flag);
+    let kernel_connect_overwrites = u32::from(features.kernel_connect_overwrites);
+    let socket_path = u32::from(features.translate_sockets);
     let mut loader = EbpfLoader::new();
     loader
         // Why a program is refused, and how much the verifier has looked at; not each instruction of a hundred thousand.
@@ -299,6 +338,8 @@ pub fn load(
         .override_global("HAS_SET_RETVAL", &set_retval, true)
         .override_global("HOST_NETNS", &host_netns, true)
         .override_global("HAS_IPV6_CHECKSUM_FLAG", &ipv6_checksum_flag, true)
+        .override_global("KERNEL_CONNECT_OVERWRITES", &kernel_connect_overwrites, true)
+        .override_global("SOCKET_PATH", &socket_path, true)
         .map_max_entries(maps::CONNTRACK4, features.conntrack_entries)
         .map_max_entries(maps::CONNTRACK6, features.conntrack_entries)
         .default_map_pin_directory(dir);
@@ -312,7 +353,7 @@ pub fn load(
 
 fn attach(
     name: &'static str,
-    program: &mut CgroupSockAddr,
+    program: &mut Program,
     cgroup: &Cgroup,
     path: &Path,
 ) -> Result<(), ProgramsError> {
@@ -337,11 +378,20 @@ fn attach(
         info!(name, cgroup = %cgroup.path.display(), "the pinned link is on another cgroup and is replaced");
     }
     // `Single` is aya's name for no flags; links always live beside those of others.
-    let id = program
-        .attach(&cgroup.dir, CgroupAttachMode::Single)
-        .map_err(failed)?;
-    let link = program.take_link(id).map_err(failed)?;
-    let link = FdLink::try_from(link).map_err(|source| ProgramsError::Link { name, source })?;
+    let link = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(&cgroup.dir, CgroupAttachMode::Single);
+            let link = program.take_link(id.map_err(failed)?);
+            FdLink::try_from(link.map_err(failed)?)
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(&cgroup.dir, CgroupAttachMode::Single);
+            let link = program.take_link(id.map_err(failed)?);
+            FdLink::try_from(link.map_err(failed)?)
+        }
+        _ => return Err(ProgramsError::Missing { name }),
+    };
+    let link = link.map_err(|source| ProgramsError::Link { name, source })?;
     if pinned.is_some() {
         fs::remove_file(path).map_err(replace_failed)?;
     }
@@ -351,4 +401,35 @@ fn attach(
     })?;
     debug!(name, cgroup = %cgroup.path.display(), "attached");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_give_programs_a_copy() {
+        for (version, expected) in [
+            ((5, 4, 300), false),
+            ((5, 10, 194), false),
+            ((5, 10, 195), true),
+            ((5, 14, 21), false),
+            ((5, 15, 131), false),
+            ((5, 15, 190), true),
+            ((6, 0, 19), false),
+            ((6, 1, 52), false),
+            ((6, 1, 170), true),
+            ((6, 2, 99), false),
+            ((6, 4, 16), true),
+            ((6, 5, 2), false),
+            ((6, 5, 3), true),
+            ((6, 6, 0), true),
+            ((6, 12, 1), true),
+            ((7, 0, 0), true),
+        ] {
+            let (major, minor, patch) = version;
+            let version = KernelVersion::new(major, minor, patch);
+            assert_eq!(copies_addresses(&version), expected, "{major}.{minor}.{patch}");
+        }
+    }
 }

@@ -7,6 +7,13 @@
 //! A socket is ended only if it is connected to the backend **and** was sent there by that Service: one that was given the
 //! pod's address directly keeps it, and one that names its peer with every datagram is translated anew each time.
 //!
+//! A program may have read the old tables, and its socket be connected only after this has looked: between the program and
+//! the socket's own lock nothing holds off the scheduler, and a process may be throttled there. So namespaces are walked
+//! again, some time after ([`WALKS`]). A backend that comes back to its service meanwhile is taken off the list first.
+//!
+//! Connections of TCP are left to end by themselves, as kube-proxy and Cilium leave them: a backend that is still there drains, and
+//! one that is gone resets them or leaves them to their time-outs.
+//!
 //! Sockets belong to network namespaces, which are entered one by one by a thread kept for that.
 
 mod diag;
@@ -17,11 +24,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -54,10 +62,27 @@ pub enum SocketsError {
 /// A backend that a service balances over no more.
 pub type Left = (ServiceId, SocketAddress);
 
+/// When namespaces are walked after a backend has left, each after the one before. A call takes microseconds if its process
+/// runs; one that is throttled runs again within a second, unless its machine is beyond help.
+const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(10)];
+
 /// The thread that ends sockets. It ends itself once this is dropped.
 #[derive(Debug)]
 pub struct Reaper {
-    jobs: Sender<Vec<Left>>,
+    list: Arc<List>,
+    wake: Sender<()>,
+}
+
+/// Backends whose sockets are to be ended.
+#[derive(Debug, Default)]
+struct List(Mutex<HashMap<Left, Due>>);
+
+/// The next walk for a backend.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at: Instant,
+    /// Index in [`WALKS`].
+    walk: usize,
 }
 
 impl Reaper {
@@ -65,34 +90,98 @@ impl Reaper {
     /// counted in `ended`.
     pub fn start(cgroup: PathBuf, maps_dir: &Path, ended: Arc<AtomicU64>) -> Result<Self, SocketsError> {
         let origins = ReverseSockets::open(maps_dir)?;
-        let (jobs, receiver) = channel();
+        let list = Arc::<List>::default();
+        let (wake, woken) = channel();
+        let shared = Arc::clone(&list);
         thread::Builder::new()
             .name("sockets".to_owned())
             // Descends cgroups and holds one message of the kernel.
             .stack_size(256 * 1024)
-            .spawn(move || work(&cgroup, &origins, &receiver, &ended))
+            .spawn(move || work(&cgroup, &origins, &shared, &woken, &ended))
             .map_err(SocketsError::Thread)?;
-        Ok(Self { jobs })
+        Ok(Self { list, wake })
     }
 
     /// Ends, soon, the sockets that are connected to these backends by these services.
     pub fn end(&self, left: Vec<Left>) {
-        if !left.is_empty() && self.jobs.send(left).is_err() {
+        if left.is_empty() {
+            return;
+        }
+        let due = Due {
+            at: Instant::now() + WALKS[0],
+            walk: 0,
+        };
+        self.list.lock().extend(left.into_iter().map(|left| (left, due)));
+        if self.wake.send(()).is_err() {
             warn!("the thread that ends sockets is gone");
+        }
+    }
+
+    /// Leaves alone the sockets of backends that are about to come back to their services. From when this returns none of
+    /// them is ended.
+    pub fn spare(&self, joined: &[Left]) {
+        let mut list = self.list.lock();
+        for joined in joined {
+            list.remove(joined);
         }
     }
 }
 
-fn work(cgroup: &Path, origins: &ReverseSockets, jobs: &Receiver<Vec<Left>>, ended: &AtomicU64) {
-    while let Ok(mut left) = jobs.recv() {
-        // A rolling update is many small changes: one walk over the namespaces serves all that are waiting.
-        left.extend(jobs.try_iter().flatten());
-        let mut services = HashMap::<SocketAddress, HashSet<ServiceId>>::new();
-        for (service, backend) in left {
-            services.entry(backend).or_default().insert(service);
+impl List {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Left, Due>> {
+        // Every change is one insertion or removal after the other: a panic leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next walk is due.
+    fn next(&self) -> Option<Instant> {
+        self.lock().values().map(|due| due.at).min()
+    }
+
+    /// Those whose walk is due.
+    fn due(&self, now: Instant) -> Vec<Left> {
+        let list = self.lock();
+        let due = list.iter().filter(|(_, due)| due.at <= now);
+        due.map(|(left, _)| *left).collect()
+    }
+
+    /// Takes a walk for these as done.
+    fn walked(&self, walked: &[Left], now: Instant) {
+        let mut list = self.lock();
+        for left in walked {
+            let Some(due) = list.get_mut(left).filter(|due| due.at <= now) else {
+                continue;
+            };
+            due.walk += 1;
+            match WALKS.get(due.walk) {
+                Some(after) => due.at = now + *after,
+                None => {
+                    list.remove(left);
+                }
+            }
         }
+    }
+}
+
+fn work(cgroup: &Path, origins: &ReverseSockets, list: &List, woken: &Receiver<()>, ended: &AtomicU64) {
+    loop {
+        let heard = match list.next() {
+            None => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(next) => woken.recv_timeout(next.saturating_duration_since(Instant::now())),
+        };
+        if heard == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        // A rolling update is many small changes: one walk over the namespaces serves all that are waiting.
+        while woken.try_recv().is_ok() {}
+        let now = Instant::now();
+        let due = list.due(now);
+        if due.is_empty() {
+            continue;
+        }
+        let backends: HashSet<_> = due.iter().map(|(_, backend)| *backend).collect();
         for namespace in namespaces(cgroup) {
-            match end_in(&namespace, origins, &services) {
+            match end_in(&namespace, origins, &backends, list) {
                 Ok(0) => {}
                 Ok(count) => {
                     ended.fetch_add(count, Ordering::Relaxed);
@@ -103,6 +192,7 @@ fn work(cgroup: &Path, origins: &ReverseSockets, jobs: &Receiver<Vec<Left>>, end
                 }
             }
         }
+        list.walked(&due, now);
     }
 }
 
@@ -142,7 +232,8 @@ fn namespaces(cgroup: &Path) -> Vec<Namespace> {
 fn end_in(
     namespace: &Namespace,
     origins: &ReverseSockets,
-    services: &HashMap<SocketAddress, HashSet<ServiceId>>,
+    backends: &HashSet<SocketAddress>,
+    list: &List,
 ) -> Result<u64, SocketsError> {
     let name = || namespace.name.clone();
     setns(&namespace.file, CloneFlags::CLONE_NEWNET).map_err(|errno| SocketsError::Enter {
@@ -153,11 +244,15 @@ fn end_in(
     let kernel = diag::Diag::open().map_err(list_failed)?;
     let mut ended = 0;
     for socket in kernel.connected().map_err(list_failed)? {
-        let Some(services) = services.get(&socket.peer()) else {
+        if !backends.contains(&socket.peer()) {
+            continue;
+        }
+        let Some(service) = origins.service(socket.cookie(), socket.peer())? else {
             continue;
         };
-        let by_service = origins.service(socket.cookie(), socket.peer())?;
-        if by_service.is_some_and(|service| services.contains(&service)) {
+        // Held while the socket is ended: a backend that comes back is spared before a socket can be sent to it again.
+        let list = list.lock();
+        if list.contains_key(&(service, socket.peer())) {
             let destroyed = kernel
                 .destroy(&socket)
                 .map_err(|source| SocketsError::End { name: name(), source })?;

@@ -265,7 +265,7 @@ pub fn from_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
 /// The number that the kernel knows this process's network namespace by.
 pub fn netns_cookie() -> io::Result<u64> {
     // Any socket will do: it is asked for the namespace that it belongs to.
-    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: cookie has room for `length` bytes, and both outlive the call.

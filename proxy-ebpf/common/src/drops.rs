@@ -40,11 +40,13 @@ pub enum DropReason {
     ReverseSocketFull = 16,
     /// A protocol that cannot be translated to the address of a Service.
     UnknownProtocol = 17,
+    /// A process of the node wanted to listen where a Service is reached: the call was refused.
+    PortTaken = 18,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::NoEndpoints,
         Self::NoLocalEndpoints,
@@ -62,6 +64,7 @@ impl DropReason {
         Self::ServiceEcho,
         Self::ReverseSocketFull,
         Self::UnknownProtocol,
+        Self::PortTaken,
     ];
     /// Number of entries of `DROPS`: one more than the highest reason, with room for more.
     pub const LIMIT: u32 = 32;
@@ -91,6 +94,7 @@ impl DropReason {
             Self::ServiceEcho => "service_echo",
             Self::ReverseSocketFull => "reverse_socket_full",
             Self::UnknownProtocol => "unknown_protocol",
+            Self::PortTaken => "port_taken",
         }
     }
 }

@@ -38,11 +38,13 @@ pub use packet::{
 };
 pub use sctp::checksum_change as sctp_checksum_change;
 pub use service::{
-    Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, Frontend, FrontendFlags, FrontendKey,
-    NetnsCookie, Protocol, ReverseNat, ReverseSk, ReverseSkKey, Scope, ServiceId, SlotKey,
+    Affinity, AffinityKey, AffinityMatchKey, Algorithm, Backend, BackendId, Frontend, FrontendFlags,
+    FrontendKey, NetnsCookie, Protocol, ReverseNat, ReverseSk, ReverseSkKey, Scope, ServiceId, SlotKey,
 };
 
-/// Version of everything in this crate, and the name of the folder that holds the pins. Counts up when a layout changes.
+/// Version of everything in this crate, and the name of the folder that holds the pins. Counts up when the layout of a map
+/// changes. A new map, or a meaning for a bit that was zero so far, is no change: programs of either kind do with the same
+/// tables what they know of.
 pub const LAYOUT_VERSION: u32 = 1;
 
 /// The names of the maps, which are also the names of their pins.
@@ -66,6 +68,8 @@ pub mod maps {
     pub const REVERSE_SK4: &str = "REVERSE_SK4";
     /// [`ReverseSkKey`](crate::ReverseSkKey) to [`ReverseSk`](crate::ReverseSk), IPv6, least recently used.
     pub const REVERSE_SK6: &str = "REVERSE_SK6";
+    /// The set of [`NetnsCookie`](crate::NetnsCookie)s of pods that have opted out of the socket path; the value means nothing.
+    pub const OPTED_OUT: &str = "OPTED_OUT";
     /// [`AffinityKey`](crate::AffinityKey) of a [`NetnsCookie`](crate::NetnsCookie) to [`Affinity`](crate::Affinity),
     /// least recently used.
     pub const AFFINITY_SK: &str = "AFFINITY_SK";

@@ -333,6 +333,8 @@ impl DeviceFlags {
     pub const UPLINK: Self = Self(1);
     /// What pods send to the world gets this node's address.
     pub const MASQUERADE: Self = Self(1 << 1);
+    /// Kept for WireGuard: what is sent there is encrypted, and has no Ethernet header.
+    pub const ENCRYPTS: Self = Self(1 << 2);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
@@ -392,6 +394,8 @@ impl Node {
     pub const REMOTE: Self = Self(0);
     /// This node's.
     pub const LOCAL: Self = Self(1);
+    /// Kept for WireGuard: another node's, and packets to it are encrypted.
+    pub const ENCRYPTED: Self = Self(1 << 1);
 }
 
 /// Which way a policy looks at a pod.

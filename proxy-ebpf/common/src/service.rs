@@ -94,8 +94,26 @@ impl FrontendFlags {
     pub const ELSEWHERE: Self = Self(1);
     /// Not a cluster IP: an address that may be the node's own, so that what is translated back to it must not come in.
     pub const EXTERNAL: Self = Self(1 << 1);
-    /// Only clients in `SOURCE_RANGES` are admitted on the packet path.
+    /// Only clients in `SOURCE_RANGES` are admitted. Who a client is tells the source address of its packets: the socket path
+    /// leaves such an address to the packet path.
     pub const SOURCE_RANGES: Self = Self(1 << 2);
+    /// This node is in those ranges: so are its own sockets, by whatever address they will send.
+    pub const ADMITS_NODE: Self = Self(1 << 3);
+    /// Kept for direct server return: answers would go to the client from the node that has the backend.
+    pub const DIRECT_RETURN: Self = Self(1 << 4);
+    /// Where the number of the [`Algorithm`] begins; below it there is room for more flags.
+    const ALGORITHM_SHIFT: u32 = 24;
+
+    /// How a backend is chosen.
+    pub const fn algorithm(self) -> Algorithm {
+        Algorithm((self.0 >> Self::ALGORITHM_SHIFT) as u8)
+    }
+
+    /// The same flags with another algorithm.
+    pub const fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        let flags = self.0 & ((1 << Self::ALGORITHM_SHIFT) - 1);
+        Self(flags | (algorithm.0 as u32) << Self::ALGORITHM_SHIFT)
+    }
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
@@ -106,6 +124,19 @@ impl FrontendFlags {
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+}
+
+/// How a backend is chosen for a new connection. Programs take any backend, whatever the number: it is only a wish, so that an
+/// agent may write it before all programs can fulfil it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Algorithm(pub u8);
+
+impl Algorithm {
+    /// Each with the same probability.
+    pub const RANDOM: Self = Self(0);
+    /// Kept for Maglev's consistent hash of addresses and ports, whose table would be a map of its own.
+    pub const MAGLEV: Self = Self(1);
 }
 
 /// One of the places that a service's backends stand in.
@@ -238,5 +269,24 @@ impl<A: Address> Backend<A> {
             protocol,
             reserved: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_algorithm_is_beside_the_flags() {
+        let flags = FrontendFlags::EXTERNAL.union(FrontendFlags::DIRECT_RETURN);
+        assert_eq!(flags.algorithm(), Algorithm::RANDOM);
+        let hashed = flags.with_algorithm(Algorithm::MAGLEV);
+        assert_eq!(hashed.algorithm(), Algorithm::MAGLEV);
+        assert!(hashed.contains(flags) && !hashed.contains(FrontendFlags::SOURCE_RANGES));
+        assert_eq!(hashed.with_algorithm(Algorithm::RANDOM), flags);
+        assert_eq!(
+            flags.with_algorithm(Algorithm(u8::MAX)).algorithm(),
+            Algorithm(u8::MAX)
+        );
     }
 }

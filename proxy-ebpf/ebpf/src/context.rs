@@ -6,9 +6,9 @@
 use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
+    bindings::{bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
-    programs::SockAddrContext,
+    programs::{SockAddrContext, SockContext},
 };
 use proxy_ebpf_common::{Address4, Address6, NetnsCookie, Port, Protocol};
 
@@ -96,6 +96,59 @@ impl SockAddr {
     pub(crate) fn netns(self) -> NetnsCookie {
         NetnsCookie(words(unsafe { bpf_get_netns_cookie(self.0.cast()) }))
     }
+}
+
+/// A socket that has got a local address: the kernel's `bpf_sock`.
+#[derive(Clone, Copy)]
+pub(crate) struct Bound(*mut bpf_sock);
+
+// SAFETY of every block below: as above.
+impl Bound {
+    #[inline(always)]
+    pub(crate) fn new(ctx: &SockContext) -> Self {
+        Self(ctx.sock)
+    }
+
+    /// The address, on a hook of IPv4.
+    #[inline(always)]
+    pub(crate) fn address4(self) -> Address4 {
+        Address4(unsafe { read_volatile(&raw const (*self.0).src_ip4) })
+    }
+
+    /// The address, on a hook of IPv6.
+    #[inline(always)]
+    pub(crate) fn address6(self) -> Destination {
+        let word = |index: usize| unsafe { read_volatile(&raw const (*self.0).src_ip6[index]) };
+        let address = Address6([word(0), word(1), word(2), word(3)]);
+        match address.to_v4_mapped() {
+            Some(address) => Destination::V4Mapped(address),
+            None => Destination::V6(address),
+        }
+    }
+
+    /// The port, which this structure alone has in the byte order of the host.
+    #[inline(always)]
+    pub(crate) fn port(self) -> Port {
+        Port::new(unsafe { read_volatile(&raw const (*self.0).src_port) } as u16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn protocol(self) -> Protocol {
+        Protocol(unsafe { read_volatile(&raw const (*self.0).protocol) } as u8)
+    }
+
+    /// The network namespace of the socket.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> NetnsCookie {
+        NetnsCookie(words(unsafe { bpf_get_netns_cookie(self.0.cast()) }))
+    }
+}
+
+/// The network namespace that the kernel began with.
+#[inline(always)]
+pub(crate) fn first_netns() -> NetnsCookie {
+    // SAFETY: the helper takes no context for that namespace.
+    NetnsCookie(words(unsafe { bpf_get_netns_cookie(core::ptr::null_mut()) }))
 }
 
 /// A cookie as the tables hold it.

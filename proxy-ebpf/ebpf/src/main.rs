@@ -2,6 +2,7 @@
 //!
 //! The socket path: programs on a cgroup's `connect`, `sendmsg`, `recvmsg` and `getpeername` replace a Service's address by
 //! a backend's when the socket is used, so that no packet to a Service ever exists. What they read is in `proxy-ebpf-common`.
+//! Those on `post_bind` keep processes of the node from listening where packets go to a Service.
 //!
 //! Every hook handles IPv4, IPv6 and, on the hooks of IPv6, v4-mapped addresses, which are looked up in the tables of IPv4.
 //! Whatever is not a Service is left as it is, at the price of one hash lookup.
@@ -20,20 +21,22 @@ mod service;
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_set_retval},
-    macros::cgroup_sock_addr,
-    programs::SockAddrContext,
+    macros::{cgroup_sock, cgroup_sock_addr},
+    programs::{SockAddrContext, SockContext},
 };
-use proxy_ebpf_common::{FrontendKey, Scope};
+use proxy_ebpf_common::{DropReason, FrontendKey, Scope};
 
 use crate::{
-    context::{Destination, SockAddr},
-    maps::{Family, V4, V6, has_set_retval},
-    service::{Resolution, resolve, restore},
+    context::{Bound, Destination, SockAddr},
+    maps::{Family, V4, V6, has_set_retval, host_netns, socket_path},
+    packet::refused_call,
+    service::{Resolution, is_taken, resolve, restore},
 };
 
 /// What the kernel does with the call. `recvmsg` and `getpeername` may only proceed; the verifier checks that.
 const PROCEED: i32 = 1;
 const REFUSE: i32 = 0;
+const EADDRINUSE: i32 = 98;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -73,6 +76,42 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(ctx: SockAddrContext) -> i32 {
     to_service6(&ctx)
+}
+
+#[cgroup_sock(post_bind4)]
+pub fn post_bind4(ctx: SockContext) -> i32 {
+    let socket = Bound::new(&ctx);
+    bound::<V4>(socket, socket.address4())
+}
+
+#[cgroup_sock(post_bind6)]
+pub fn post_bind6(ctx: SockContext) -> i32 {
+    let socket = Bound::new(&ctx);
+    match socket.address6() {
+        Destination::V4Mapped(address) => bound::<V4>(socket, address),
+        Destination::V6(address) => bound::<V6>(socket, address),
+    }
+}
+
+/// Keeps a process of the node from listening where a Service is reached: it would not hear of anything. A pod may listen
+/// wherever it likes.
+#[inline(always)]
+fn bound<F: Family>(socket: Bound, address: F::Address) -> i32 {
+    if socket.netns() != host_netns() || !is_taken::<F>(address, socket.port(), socket.protocol()) {
+        return PROCEED;
+    }
+    refused_call(DropReason::PortTaken);
+    refuse(EADDRINUSE)
+}
+
+/// Fails the call with an error.
+#[inline(always)]
+fn refuse(errno: i32) -> i32 {
+    if has_set_retval() {
+        // SAFETY: a helper without pointers. Without it (before Linux 5.18) the caller sees EPERM.
+        unsafe { bpf_set_retval(-errno) };
+    }
+    REFUSE
 }
 
 /// What the application does with the address.
@@ -122,6 +161,9 @@ fn to_backend<F: Family>(
     call: Call,
     set: fn(SockAddr, F::Address),
 ) -> i32 {
+    if !socket_path() {
+        return PROCEED;
+    }
     let key = FrontendKey {
         address,
         port: socket.port(),
@@ -135,13 +177,7 @@ fn to_backend<F: Family>(
             socket.set_port(backend.port);
             PROCEED
         }
-        Resolution::Refused(errno) => {
-            if has_set_retval() {
-                // SAFETY: a helper without pointers. Without it (before Linux 5.18) the caller sees EPERM.
-                unsafe { bpf_set_retval(-errno) };
-            }
-            REFUSE
-        }
+        Resolution::Refused(errno) => refuse(errno),
     }
 }
 

@@ -39,6 +39,8 @@ static REVERSE_SK6: LruHashMap<ReverseSkKey<Address6>, ReverseSk<Address6>> = Lr
 pub(crate) static AFFINITY_SK: LruHashMap<AffinityKey<NetnsCookie>, Affinity> =
     LruHashMap::pinned(CLIENTS, 0);
 #[map]
+pub(crate) static OPTED_OUT: HashMap<NetnsCookie, u32> = HashMap::pinned(PODS, BPF_F_NO_PREALLOC);
+#[map]
 pub(crate) static AFFINITY_MATCH: HashMap<AffinityMatchKey, u32> =
     HashMap::pinned(FRONTENDS, BPF_F_NO_PREALLOC);
 
@@ -50,6 +52,30 @@ const NODES: u32 = 1 << 14;
 const SOCKETS: u32 = 1 << 16;
 /// Pairs of a pod and a service with session affinity.
 const CLIENTS: u32 = 1 << 14;
+
+/// Pods of one node that have opted out.
+const PODS: u32 = 1 << 12;
+
+/// Whether sockets are sent to backends at all. Set by the agent before loading. Those that were are still shown the Service.
+#[unsafe(no_mangle)]
+static SOCKET_PATH: u32 = 1;
+
+#[inline(always)]
+pub(crate) fn socket_path() -> bool {
+    // SAFETY: reads a static. Volatile, because its value is not that of this source.
+    unsafe { core::ptr::read_volatile(&raw const SOCKET_PATH) != 0 }
+}
+
+/// Whether the kernel hands its own users of sockets (NFS, SMB, Ceph) the address that a program has written instead of the
+/// one that they connect to, so that they would go back to a backend that is long gone. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static KERNEL_CONNECT_OVERWRITES: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn kernel_connect_overwrites() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const KERNEL_CONNECT_OVERWRITES) != 0 }
+}
 
 /// Whether the kernel has `bpf_set_retval`. Set by the agent before loading; the verifier then removes the other branch, so
 /// that an older kernel never sees the helper.

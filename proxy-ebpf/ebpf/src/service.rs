@@ -3,13 +3,14 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use proxy_ebpf_common::{
     Address, Affinity, AffinityKey, AffinityMatchKey, Backend, BackendId, DropReason, Frontend,
-    FrontendFlags, FrontendKey, Port, Protocol, ReverseSk, ReverseSkKey, ServiceId, SlotKey,
+    FrontendFlags, FrontendKey, NetnsCookie, Port, Protocol, ReverseSk, ReverseSkKey, Scope, ServiceId,
+    SlotKey,
 };
 
 use crate::{
     Call,
-    context::{SockAddr, words},
-    maps::{AFFINITY_MATCH, AFFINITY_SK, Family, SLOTS, host_netns},
+    context::{SockAddr, first_netns, words},
+    maps::{AFFINITY_MATCH, AFFINITY_SK, Family, OPTED_OUT, SLOTS, host_netns, kernel_connect_overwrites},
     packet::refused_call,
 };
 
@@ -66,8 +67,13 @@ fn attempt<F: Family>(
     let Some(frontend) = frontend::<F>(socket, key, call) else {
         return Some(Resolution::NotAService);
     };
-    // Whether a client is among those admitted is known once it has a source address.
-    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES) {
+    if is_left_to_packets(socket, key.address) {
+        return Some(Resolution::NotAService);
+    }
+    // Whether a client is among those admitted is known once it has a source address; of the node it is known before.
+    if frontend.flags.contains(FrontendFlags::SOURCE_RANGES)
+        && !(frontend.flags.contains(FrontendFlags::ADMITS_NODE) && socket.netns() == host_netns())
+    {
         return Some(Resolution::NotAService);
     }
     if frontend.slots == 0 {
@@ -91,6 +97,53 @@ fn attempt<F: Family>(
         return Some(Resolution::Refused(ENOMEM));
     }
     Some(Resolution::Backend(backend))
+}
+
+/// Whether the packet path translates what this socket sends: its pod has opted out, or it may be the kernel's own on a
+/// kernel that forgets which Service it has connected to. Loopback has no packets that a program sees; no file system is
+/// mounted from there.
+#[inline(always)]
+fn is_left_to_packets<A: Address>(socket: SockAddr, address: A) -> bool {
+    let netns = socket.netns();
+    OPTED_OUT.get_ptr(&netns).is_some()
+        || (kernel_connect_overwrites()
+            && is_nodes(netns)
+            && !address.is_loopback()
+            && !address.is_unspecified())
+}
+
+/// Whether a network namespace is the node's; where the kernel does not tell which one that is, the first one is.
+#[inline(always)]
+fn is_nodes(netns: NetnsCookie) -> bool {
+    let host = host_netns();
+    netns == host || host == NetnsCookie([0; 2]) && netns == first_netns()
+}
+
+/// Whether the node's own processes must not listen at an address: it is a node port, or one of a Service's other external
+/// addresses.
+#[inline(always)]
+pub(crate) fn is_taken<F: Family>(address: F::Address, port: Port, protocol: Protocol) -> bool {
+    let is_external = |address| {
+        let key = FrontendKey {
+            address,
+            port,
+            protocol,
+            scope: Scope::INTERNAL,
+        };
+        // SAFETY: as above.
+        unsafe { F::frontends().get(&key) }
+            .is_some_and(|frontend| frontend.flags.contains(FrontendFlags::EXTERNAL))
+    };
+    if is_external(address) {
+        return true;
+    }
+    let any = F::Address::UNSPECIFIED;
+    let has_node_ports = if address.is_loopback() {
+        F::node_addresses().get_ptr(&any).is_some()
+    } else {
+        F::node_addresses().get_ptr(&address).is_some()
+    };
+    has_node_ports && is_external(any)
 }
 
 /// The entry for an address and port: their own, that of the node port, or that of all other ports of the address.

@@ -8,6 +8,7 @@ use aya::{
 };
 
 use super::MapsError;
+use crate::metrics::MapUse;
 
 /// A map of longest prefixes.
 #[derive(Debug)]
@@ -33,6 +34,24 @@ impl<K: Pod, V: Pod> PrefixMap<K, V> {
             max_entries,
             trie,
         })
+    }
+
+    /// How full the map is with so many entries.
+    pub(super) fn usage(&self, entries: usize) -> MapUse {
+        MapUse {
+            name: self.name,
+            entries,
+            max_entries: self.max_entries,
+        }
+    }
+
+    /// Copies what the map holds to the one of the same name in another folder of pins.
+    pub(super) fn copy(&self, dir: &Path) -> Result<(), MapsError> {
+        let mut other = Self::open(dir, self.name)?;
+        for (bits, key, value) in self.read()? {
+            other.insert(bits, key, value)?;
+        }
+        Ok(())
     }
 
     /// All entries, with the lengths of their prefixes in bits.

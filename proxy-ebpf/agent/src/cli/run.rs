@@ -51,6 +51,10 @@ pub(super) struct Run {
     /// first internal address of each family. By default all internal and external addresses of Nodes, and loopback.
     #[arg(long)]
     nodeport_addresses: Option<NodePortAddresses>,
+    /// Whether sockets are sent to backends when they connect. With `false` only packets are translated: Services work, but not
+    /// node ports on loopback, and every connection is tracked.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    translate_sockets: bool,
     /// Folder to write the configuration of orlop-cni to. Without it another network plugin is in charge: no configuration, no
     /// routes and no forwarding are set.
     #[arg(long)]
@@ -92,6 +96,7 @@ impl Run {
                 .map_or_else(cgroup2_root, |path| Ok(cgroup2_below(path)))?,
             bpf_dir: self.bpf.bpf_dir,
             node_port_addresses: self.nodeport_addresses.unwrap_or_default(),
+            translate_sockets: self.translate_sockets,
             node: NodeSettings {
                 cni_conf_dir: self.cni_conf_dir,
                 cni_data_dir: self.cni_data_dir,

@@ -10,6 +10,8 @@ use crate::desired::SocketAddress;
 
 /// How long after the start the tables are looked through for the first time.
 pub const INTERVAL_FIRST: Duration = Duration::from_secs(60);
+/// How long after something was flushed it is flushed again. No packet takes that long.
+pub const AGAIN: Duration = Duration::from_secs(1);
 /// Looking more often would not make datagrams expire sooner.
 const INTERVAL_MIN: Duration = Duration::from_secs(10);
 /// With nothing to do, a full table is still worth a look now and then.
@@ -38,18 +40,58 @@ pub struct Flush {
     pub left: HashSet<(ServiceId, SocketAddress)>,
     /// Addresses that have become a Service's. Whoever sent there before was sent out into the world.
     pub appeared: HashSet<SocketAddress>,
+    /// Backends that a service has again, so that their connections are not flushed any more.
+    pub joined: HashSet<(ServiceId, SocketAddress)>,
 }
 
 impl Flush {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.left.is_empty() && self.appeared.is_empty()
+        self.left.is_empty() && self.appeared.is_empty() && self.joined.is_empty()
     }
 
-    /// Does that too.
+    /// Does that too, later.
     pub fn extend(&mut self, other: Self) {
+        self.left.retain(|left| !other.joined.contains(left));
         self.left.extend(other.left);
         self.appeared.extend(other.appeared);
+    }
+}
+
+/// What was flushed and is to be flushed again: a program that ran with the old tables may have noted a connection just after
+/// the table of connections was read.
+///
+/// Everything is repeated by the next two ticks, of which the second is a whole [`AGAIN`] after it was added.
+#[derive(Debug, Default)]
+pub struct Repeat {
+    newer: Flush,
+    older: Flush,
+}
+
+impl Repeat {
+    /// Whether nothing is to be repeated.
+    pub fn is_empty(&self) -> bool {
+        self.newer.is_empty() && self.older.is_empty()
+    }
+
+    /// Repeats this from the next tick on.
+    pub fn add(&mut self, flush: Flush) {
+        self.newer.extend(flush);
+    }
+
+    /// Does not repeat what is about backends that a service has again.
+    pub fn spare(&mut self, joined: &HashSet<(ServiceId, SocketAddress)>) {
+        for flush in [&mut self.newer, &mut self.older] {
+            flush.left.retain(|left| !joined.contains(left));
+        }
+    }
+
+    /// What is to be flushed now.
+    pub fn tick(&mut self) -> Flush {
+        let newer = std::mem::take(&mut self.newer);
+        let mut now = std::mem::replace(&mut self.older, newer.clone());
+        now.extend(newer);
+        now
     }
 }
 
@@ -185,6 +227,37 @@ mod tests {
                 "{protocol:?} {service} {now_s} {flush:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_flushed_is_flushed_twice_more_unless_it_is_back() {
+        let of = |last| Flush {
+            left: HashSet::from([(ServiceId(7), socket(last, 53))]),
+            ..Flush::default()
+        };
+        let lefts = |flush: Flush| {
+            let mut ports: Vec<_> = flush.left.iter().map(|(_, socket)| socket.address).collect();
+            ports.sort_unstable();
+            ports
+        };
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        let mut repeat = Repeat::default();
+        repeat.add(of(1));
+        assert_eq!(lefts(repeat.tick()), [ip(1)]);
+        repeat.add(of(2));
+        assert_eq!(lefts(repeat.tick()), [ip(1), ip(2)]);
+        assert_eq!(lefts(repeat.tick()), [ip(2)]);
+        assert!(repeat.is_empty());
+        repeat.add(of(3));
+        repeat.spare(&of(3).left);
+        assert!(repeat.is_empty());
+        // Within one batch of jobs the later word counts.
+        let mut batch = of(4);
+        batch.extend(Flush {
+            joined: of(4).left,
+            ..Flush::default()
+        });
+        assert!(batch.is_empty());
     }
 
     #[test]

@@ -31,7 +31,14 @@ fn lines(service: Value, slices: &[Value], zone: Option<&str>) -> Vec<String> {
         .collect();
     match Service::from_api(&service) {
         None => vec!["ignored".to_owned()],
-        Some(service) => service_ports(&service, &slices, zone).iter().map(line).collect(),
+        Some(service) => {
+            let addresses = ["172.31.0.11", "fd00:31::11"].map(|ip| ip.parse().expect("an address"));
+            let node = ThisNode {
+                zone,
+                addresses: &addresses.into(),
+            };
+            service_ports(&service, &slices, node).iter().map(line).collect()
+        }
     }
 }
 
@@ -44,6 +51,15 @@ fn line(port: &ServicePort) -> String {
     }
     if port.elsewhere {
         words.push("elsewhere".to_owned());
+    }
+    if !port.restricted.is_empty() {
+        let restricted = port.restricted.iter().map(FrontendAddress::to_string);
+        words.push(format!("at {}", restricted.collect::<Vec<_>>().join(" ")));
+        let ranges: Vec<_> = port.source_ranges.iter().map(Cidr::to_string).collect();
+        words.push(format!("from [{}]", ranges.join(" ")));
+        if port.admits_node {
+            words.push("and this node".to_owned());
+        }
     }
     words.join(" ")
 }
@@ -424,7 +440,6 @@ fn only_addresses_that_packets_arrive_with_are_translated() {
             " 203.0.113.1:80/TCP",
         ),
         (json!({ "ip": "203.0.113.1", "ipMode": "Proxy" }), Value::Null, ""),
-        (json!({ "ip": "203.0.113.1" }), json!(["192.0.2.0/24"]), ""),
         (json!({ "hostname": "lb.example.com" }), Value::Null, ""),
         (json!({ "ip": "2001:db8::1" }), Value::Null, ""),
     ];
@@ -434,6 +449,115 @@ fn only_addresses_that_packets_arrive_with_are_translated() {
             &[],
             &[&format!("10.96.0.1:80/TCP{expected} ->")],
         );
+    }
+}
+
+#[test]
+fn endpoints_that_mean_something_else_on_every_node_are_left_out() {
+    let slice = |address_type: &str, addresses: &[&str]| {
+        let endpoints: Vec<_> = addresses
+            .iter()
+            .map(|address| json!({ "addresses": [address], "a field of the future": [{}] }))
+            .collect();
+        slice(
+            address_type,
+            json!([{ "port": 8080, "unheard of": 1 }]),
+            endpoints.into(),
+        )
+    };
+    let v4 = slice(
+        "IPv4",
+        &[
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "224.0.0.1",
+            "0.0.0.0",
+            "nonsense",
+            "10.244.0.5",
+        ],
+    );
+    let v6 = slice(
+        "IPv6",
+        &[
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "fd00:10:244::5",
+        ],
+    );
+    for (slice, ignored) in [(&v4, 6), (&v6, 6)] {
+        let slice = serde_json::from_value(slice.clone()).expect("an EndpointSlice");
+        let slice = EndpointSlice::from_api(&slice, NODE).expect("usable");
+        assert_eq!(slice.ignored(), ignored);
+    }
+    let spec = json!({ "clusterIPs": ["10.96.0.1", "fd00:10:96::1"], "ports": [{ "port": 80 }] });
+    check(
+        service(spec),
+        &[v4, v6],
+        &[
+            "10.96.0.1:80/TCP -> 10.244.0.5:8080/TCP",
+            "[fd00:10:96::1]:80/TCP -> [fd00:10:244::5]:8080/TCP",
+        ],
+    );
+}
+
+#[test]
+fn source_ranges_are_about_addresses_of_the_load_balancer() {
+    let with = |ranges: Value| {
+        let mut service = service(json!({
+            "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "externalIPs": ["198.51.100.1"],
+            "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ranges,
+            "ports": [{ "port": 80, "nodePort": 30080 }],
+        }));
+        service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "203.0.113.1" }] } });
+        // For cloud providers; kube-proxy does not read it.
+        service["metadata"]["annotations"] =
+            json!({ "service.beta.kubernetes.io/load-balancer-source-ranges": "198.18.0.0/15" });
+        service
+    };
+    let frontends = "10.96.0.1:80/TCP 198.51.100.1:80/TCP 203.0.113.1:80/TCP 0.0.0.0:30080/TCP ->";
+    let outside =
+        "198.51.100.1:80/TCP from outside 203.0.113.1:80/TCP from outside 0.0.0.0:30080/TCP from outside ->";
+    let at = "at 203.0.113.1:80/TCP";
+    // The ranges and what is said of them.
+    let rows = [
+        (json!(["192.0.2.0/24"]), Some("[192.0.2.0/24]")),
+        (
+            json!([" 192.0.2.9/24\t", "10.0.0.0/8", "192.0.2.0/24"]),
+            Some("[10.0.0.0/8 192.0.2.0/24]"),
+        ),
+        // Of several ranges one that admits everybody.
+        (json!(["192.0.2.0/24", "0.0.0.0/0"]), None),
+        // Ranges of the other family.
+        (json!(["2001:db8::/32"]), None),
+        (
+            json!(["2001:db8::/32", "192.0.2.0/24", "::/0"]),
+            Some("[192.0.2.0/24]"),
+        ),
+        (json!(["", " "]), None),
+        // Nobody can say whom these were to admit.
+        (json!(["nonsense"]), Some("[]")),
+        (json!(["192.0.2.0/33", "10.0.0.0/8"]), Some("[10.0.0.0/8]")),
+        // A node that is admitted is so by all of its addresses, and by the load balancer's.
+        (
+            json!(["172.31.0.0/24"]),
+            Some("[172.31.0.0/24 172.31.0.11/32 203.0.113.1/32] and this node"),
+        ),
+    ];
+    for (ranges, expected) in rows {
+        let lines = match expected {
+            None => [frontends.to_owned(), outside.to_owned()],
+            Some(ranges) => [
+                format!("{frontends} {at} from {ranges}"),
+                format!("{outside} {at} from outside from {ranges}"),
+            ],
+        };
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        check(with(ranges), &[], &lines);
     }
 }
 

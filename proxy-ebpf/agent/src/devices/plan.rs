@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How the names of pods' devices begin that `orlop-cni` makes.
-const POD_DEVICES: &str = "orl";
+pub(super) const POD_DEVICES: &str = "orl";
 
 /// A device as the kernel tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

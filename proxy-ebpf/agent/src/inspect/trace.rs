@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     desired::{FrontendAddress, SocketAddress},
+    node::plan::Cidr,
     plan::Entries,
 };
 
@@ -22,6 +23,8 @@ use crate::{
 pub struct Query {
     /// Where the client is.
     pub client: Client,
+    /// The client's address, if it is known: some Services admit only some.
+    pub source: Option<IpAddr>,
     /// What it connects to.
     pub target: SocketAddress,
 }
@@ -117,6 +120,9 @@ impl Steps {
             return refused("unknown_port", query);
         }
         self.add("service", format!("number {}", frontend.service.0));
+        if !self.admits(tables, frontend, query) {
+            return refused("source_range", query);
+        }
         match frontend.affinity_timeout_s {
             0 => self.add("session affinity", "none: every connection chooses anew"),
             seconds => self.add(
@@ -150,6 +156,31 @@ impl Steps {
             .collect();
         self.add("backends", list(&backends, "none"));
         Verdict::Backends { backends }
+    }
+
+    /// Whether the client is in the ranges that the frontend admits, if it has any. One whose address is not known may be.
+    fn admits(&mut self, tables: &Tables, frontend: &Frontend, query: &Query) -> bool {
+        let Some(ranges) = tables.source_ranges(frontend) else {
+            return true;
+        };
+        let ranges: Vec<_> = ranges.iter().map(Cidr::to_string).collect();
+        let ranges = list(&ranges, "nobody");
+        let admits_node = frontend.flags.contains(FrontendFlags::ADMITS_NODE);
+        let (admitted, who) = match (query.client, query.source) {
+            (Client::Node, _) => (admits_node, "this node".to_owned()),
+            (_, Some(source)) => (tables.admit(frontend, source), source.to_string()),
+            (_, None) => (true, "the client, whose address is not known,".to_owned()),
+        };
+        let verb = match (query.source, query.client, admitted) {
+            (None, Client::Pod | Client::Outside, _) => "may be",
+            (_, _, true) => "is",
+            (_, _, false) => "is not",
+        };
+        self.add(
+            "source ranges",
+            format!("{ranges}: {who} {verb} admitted; its packets decide, not its socket"),
+        );
+        admitted
     }
 
     /// The entry that the programs find, with the key that led to it.
@@ -238,6 +269,7 @@ fn has_node_ports(address: IpAddr, nodes: &[IpAddr], client: Client) -> bool {
 
 fn refused(reason: &'static str, query: &Query) -> Verdict {
     let client_sees = match (query.client, reason) {
+        (_, "source_range") => "nothing: its packets are dropped",
         (Client::Outside, "no_local_endpoints") => {
             "nothing: the packet is dropped, so that it tries another node"
         }
@@ -325,7 +357,20 @@ mod tests {
                     socket("10.96.0.3:80").into(),
                     frontend(4, 0, FrontendFlags::ELSEWHERE),
                 ),
+                (
+                    socket("203.0.113.1:80").into(),
+                    frontend(1, 1, FrontendFlags::SOURCE_RANGES),
+                ),
+                (
+                    socket("203.0.113.2:80").into(),
+                    frontend(
+                        1,
+                        1,
+                        FrontendFlags::SOURCE_RANGES.union(FrontendFlags::ADMITS_NODE),
+                    ),
+                ),
             ],
+            ranges: vec![(ServiceId(1), "192.0.2.0/24".parse().expect("a network"))],
             slots: vec![slot(1, 7)],
             backends: vec![(BackendId(7), socket("10.244.0.5:8080"))],
             node_addresses: ["172.31.0.11", "0.0.0.0"]
@@ -348,7 +393,16 @@ mod tests {
         };
         let verdict = |client, target| {
             let target = socket(target);
-            trace(&entries(), &Query { client, target }).verdict
+            let source = None;
+            trace(
+                &entries(),
+                &Query {
+                    client,
+                    source,
+                    target,
+                },
+            )
+            .verdict
         };
         for (client, target) in [
             (Client::Pod, "10.96.0.1:80"),
@@ -379,12 +433,46 @@ mod tests {
     }
 
     #[test]
+    fn source_ranges_admit_by_address() {
+        let admitted = |client, source: Option<&str>, target| {
+            let source = source.map(|ip| ip.parse().expect("an address"));
+            let target = socket(target);
+            match trace(
+                &entries(),
+                &Query {
+                    client,
+                    source,
+                    target,
+                },
+            )
+            .verdict
+            {
+                Verdict::Backends { .. } => true,
+                Verdict::Dropped {
+                    reason: "source_range",
+                    ..
+                } => false,
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        let (first, second) = ("203.0.113.1:80", "203.0.113.2:80");
+        assert!(admitted(Client::Outside, Some("192.0.2.9"), first));
+        assert!(!admitted(Client::Outside, Some("192.0.3.9"), first));
+        assert!(!admitted(Client::Pod, Some("10.244.0.9"), second));
+        // Nobody knows.
+        assert!(admitted(Client::Pod, None, first));
+        assert!(!admitted(Client::Node, None, first));
+        assert!(admitted(Client::Node, None, second));
+    }
+
+    #[test]
     fn the_steps_can_be_read() {
         let target = socket("10.96.0.1:80");
         let table = trace(
             &entries(),
             &Query {
                 client: Client::Pod,
+                source: None,
                 target,
             },
         )

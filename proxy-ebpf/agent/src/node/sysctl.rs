@@ -2,6 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
+use proxy_ebpf_common::{SNAT_PORT_MAX, SNAT_PORT_MIN};
+use tracing::info;
+
 use super::{
     NetworkError, Node,
     plan::{OnLink, uplinks},
@@ -43,16 +46,94 @@ pub(super) fn set_up_tunnel(name: &str) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// Lets a device's packets in whatever their source address. Whether that was not so before.
+pub(crate) fn switch_off_source_check(device: &str) -> Result<bool, NetworkError> {
+    let path = format!("ipv4/conf/{device}/rp_filter");
+    // A device that has just gone has no settings.
+    let is_on = read(&path).is_some_and(|value| value != "0");
+    if is_on {
+        set(&path, "0")?;
+    }
+    Ok(is_on)
+}
+
+/// Keeps the kernel from choosing ports for the node's own connections that connections of others get when they leave by the
+/// node's address: an answer to either would be taken for one to the other. Nothing is to be done where its range ends below
+/// them, as Linux's own does.
+pub(crate) fn reserve_snat_ports() -> Result<(), NetworkError> {
+    const RESERVED: &str = "ipv4/ip_local_reserved_ports";
+    let (Some(range), Some(reserved)) = (read("ipv4/ip_local_port_range"), read(RESERVED)) else {
+        return Ok(());
+    };
+    if let Some(wanted) = with_snat_ports(&range, &reserved) {
+        set(RESERVED, &wanted)?;
+        info!(
+            ports = wanted,
+            "reserved, as the node's own range of ports reaches that far"
+        );
+    }
+    Ok(())
+}
+
+/// What should be reserved; `None`: that is so already, or does not matter.
+fn with_snat_ports(range: &str, reserved: &str) -> Option<String> {
+    let last: u16 = range.split_whitespace().nth(1)?.parse().ok()?;
+    let is_reserved = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        first.parse().is_ok_and(|first: u16| first <= SNAT_PORT_MIN) && last.parse() == Ok(SNAT_PORT_MAX)
+    };
+    if last < SNAT_PORT_MIN || reserved.split(',').any(is_reserved) {
+        return None;
+    }
+    let ours = format!("{SNAT_PORT_MIN}-{SNAT_PORT_MAX}");
+    Some(if reserved.is_empty() {
+        ours
+    } else {
+        format!("{reserved},{ours}")
+    })
+}
+
 fn read(path: &str) -> Option<String> {
     let text = fs::read_to_string(PathBuf::from(NET).join(path)).ok()?;
     Some(text.trim().to_owned())
 }
 
 /// Writing needs more rights than reading and resets other settings of IPv6: only what differs is written.
-fn set(path: &str, value: &'static str) -> Result<(), NetworkError> {
+fn set(path: &str, value: &str) -> Result<(), NetworkError> {
     if read(path).as_deref() == Some(value) {
         return Ok(());
     }
     let path = PathBuf::from(NET).join(path);
-    fs::write(&path, value).map_err(|source| NetworkError::Sysctl { path, value, source })
+    fs::write(&path, value).map_err(|source| NetworkError::Sysctl {
+        path,
+        value: value.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_reserved_where_the_nodes_own_reach_that_far() {
+        for (range, reserved, expected) in [
+            ("32768\t60999", "", None),
+            ("1024\t65535", "", Some("61000-65535")),
+            (
+                "1024\t65535",
+                "8080,9148-9150",
+                Some("8080,9148-9150,61000-65535"),
+            ),
+            ("1024\t65535", "30000-32767,60000-65535", None),
+            ("1024\t65535", "61001-65535", Some("61001-65535,61000-65535")),
+            ("nonsense", "", None),
+        ] {
+            assert_eq!(
+                with_snat_ports(range, reserved).as_deref(),
+                expected,
+                "{range} {reserved}"
+            );
+        }
+    }
 }

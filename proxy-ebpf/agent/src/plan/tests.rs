@@ -14,6 +14,7 @@ struct Kernel {
     slots: BTreeMap<SlotKey, BackendId>,
     backends: BTreeMap<BackendId, SocketAddress>,
     matches: BTreeSet<AffinityMatchKey>,
+    ranges: BTreeSet<(ServiceId, Cidr)>,
     node_addresses: BTreeSet<IpAddr>,
 }
 
@@ -29,6 +30,10 @@ impl Kernel {
         }
         for &key in &plan.put_matches {
             assert!(self.matches.insert(key), "written twice");
+            self.check();
+        }
+        for &key in &plan.put_ranges {
+            assert!(self.ranges.insert(key), "written twice");
             self.check();
         }
         for &(key, backend) in &plan.put_slots {
@@ -51,6 +56,9 @@ impl Kernel {
         }
         for key in &plan.delete_matches {
             assert!(self.matches.remove(key), "{key:?} was not there");
+        }
+        for key in &plan.delete_ranges {
+            assert!(self.ranges.remove(key), "{key:?} was not there");
         }
         for (id, _) in &plan.delete_backends {
             assert!(self.backends.remove(id).is_some(), "{id:?} was not there");
@@ -91,6 +99,7 @@ impl Kernel {
                 .map(|(&id, &address)| (id, address))
                 .collect(),
             matches: self.matches.iter().copied().collect(),
+            ranges: self.ranges.iter().copied().collect(),
             node_addresses: self.node_addresses.iter().copied().collect(),
         }
     }
@@ -156,6 +165,11 @@ fn lines(plan: &Plan) -> Vec<String> {
             .map(|key| format!("+ match {}/{}", key.service.0, key.backend.0)),
     );
     lines.extend(
+        plan.put_ranges
+            .iter()
+            .map(|(id, range)| format!("+ range {} {range}", id.0)),
+    );
+    lines.extend(
         plan.put_slots
             .iter()
             .map(|(key, id)| format!("+ slot {}/{} = {}", key.service.0, key.slot, id.0)),
@@ -178,6 +192,11 @@ fn lines(plan: &Plan) -> Vec<String> {
         plan.delete_matches
             .iter()
             .map(|key| format!("- match {}/{}", key.service.0, key.backend.0)),
+    );
+    lines.extend(
+        plan.delete_ranges
+            .iter()
+            .map(|(id, range)| format!("- range {} {range}", id.0)),
     );
     lines.extend(
         plan.delete_backends
@@ -217,10 +236,8 @@ fn port(frontends: &[&str], backends: &[&str]) -> ServicePort {
     let frontends = frontends.iter().map(|text| address(text).into());
     ServicePort {
         frontends: frontends.collect(),
-        external: Vec::new(),
         backends: backends.iter().map(|text| address(text)).collect(),
-        affinity_timeout_s: 0,
-        elsewhere: false,
+        ..ServicePort::default()
     }
 }
 
@@ -230,6 +247,10 @@ fn service(name: &str, ports: &[ServicePort]) -> Change {
         ports: ports.to_vec(),
         health_check: None,
     }
+}
+
+fn range(text: &str) -> Cidr {
+    text.parse().expect("a network")
 }
 
 /// A Service with one address.
@@ -754,6 +775,145 @@ fn plan_mends_entries_that_make_no_sense() {
     );
 }
 
+/// Who loses its datagram connections, and who keeps them.
+#[test]
+fn plan_datagrams_are_forgotten_when_a_backend_leaves_or_a_first_one_comes_and_not_by_a_restart() {
+    let datagrams = |text: &str| SocketAddress {
+        protocol: Protocol::UDP,
+        ..address(text)
+    };
+    let dns = |backends: &[&str]| {
+        let port = ServicePort {
+            frontends: vec![datagrams("10.96.0.10:53").into()],
+            backends: backends.iter().map(|text| datagrams(text)).collect(),
+            ..ServicePort::default()
+        };
+        vec![service("dns", &[port])]
+    };
+    let frontend = datagrams("10.96.0.10:53");
+    let mut world = World::default();
+    let plan = |world: &mut World, changes: Vec<Change>| {
+        let plan = world.tables.plan(changes);
+        world.kernel.apply(&plan);
+        let backends = |pairs: &[(ServiceId, SocketAddress)]| {
+            let mut ports: Vec<_> = pairs.iter().map(|(_, backend)| backend.port).collect();
+            ports.sort_unstable();
+            ports
+        };
+        (backends(&plan.left), backends(&plan.joined), plan.appeared)
+    };
+    let none = Vec::<u16>::new;
+    let (one, both) = (&["10.0.0.1:1"][..], &["10.0.0.1:1", "10.0.0.2:2"][..]);
+    // From nobody to one: what was told that nobody is there is forgotten.
+    assert_eq!(plan(&mut world, dns(&[])), (none(), none(), vec![]));
+    assert_eq!(plan(&mut world, dns(one)), (none(), vec![1], vec![frontend]));
+    assert_eq!(plan(&mut world, dns(both)), (none(), vec![2], vec![]));
+    // A restart finds what is there.
+    let mut restarted = Tables::new(world.kernel.entries());
+    let again = restarted.plan_all(dns(both));
+    assert!(
+        again.is_empty() && again.left.is_empty() && again.appeared.is_empty(),
+        "{again:?}"
+    );
+    // One that left while nobody looked is noticed by the restart, and nobody else is concerned.
+    let late = Tables::new(world.kernel.entries()).plan_all(dns(one));
+    assert_eq!(late.left.len(), 1, "{late:?}");
+    assert_eq!((late.left[0].1.port, late.appeared.len()), (2, 0));
+    // One of two, the last, and the Service itself.
+    assert_eq!(plan(&mut world, dns(one)), (vec![2], none(), vec![]));
+    assert_eq!(plan(&mut world, dns(&[])), (vec![1], none(), vec![]));
+    plan(&mut world, dns(both));
+    assert_eq!(
+        plan(&mut world, vec![service("dns", &[])]),
+        (vec![1, 2], none(), vec![])
+    );
+}
+
+/// So many that most tables would overflow: it takes no more than memory, and others get their share of the plan.
+#[test]
+fn plan_a_million_endpoints() {
+    const COUNT: u32 = 1_000_000;
+    let backends = (0..COUNT).map(|number| SocketAddress {
+        address: std::net::Ipv4Addr::from_bits(0x0b00_0000 + number).into(),
+        port: 1,
+        protocol: Protocol::TCP,
+    });
+    let huge = ServicePort {
+        backends: backends.collect(),
+        ..port(&["10.96.0.99:80"], &[])
+    };
+    let mut tables = Tables::default();
+    let plan = tables.plan_all(vec![service("huge", &[huge]), web(&["10.0.0.1:1"])]);
+    assert_eq!(plan.put_backends.len(), COUNT as usize + 1);
+    assert_eq!(plan.put_slots.len(), COUNT as usize + 1);
+    let slots: Vec<_> = plan
+        .put_frontends
+        .iter()
+        .map(|(_, frontend)| frontend.slots)
+        .collect();
+    assert_eq!(slots, [COUNT, 1]);
+    assert_eq!(tables.sizes().slots, COUNT as usize + 1);
+    let plan = tables.plan(vec![service("huge", &[])]);
+    assert_eq!(plan.delete_backends.len(), COUNT as usize);
+}
+
+#[test]
+fn plan_source_ranges_are_there_before_the_frontend_asks_and_go_after() {
+    let with = |ranges: &[&str], admits_node| {
+        let restricted = if ranges.is_empty() {
+            Vec::new()
+        } else {
+            vec![address("203.0.113.1:80").into()]
+        };
+        let ports = [ServicePort {
+            external: vec![address("203.0.113.1:80").into()],
+            restricted,
+            source_ranges: ranges.iter().map(|text| range(text)).collect(),
+            admits_node,
+            ..port(&["203.0.113.1:80"], &[])
+        }];
+        [service("web", &ports)]
+    };
+    let flags = |world: &World| world.kernel.frontends[&address("203.0.113.1:80").into()].flags;
+    let mut world = World::default();
+    world.plan_all(
+        &with(&["192.0.2.0/24", "10.0.0.0/8"], false),
+        &[
+            "+ range 1 10.0.0.0/8",
+            "+ range 1 192.0.2.0/24",
+            "+ frontend 203.0.113.1:80/TCP = 1 x0",
+        ],
+    );
+    let restricted = FrontendFlags::EXTERNAL.union(FrontendFlags::SOURCE_RANGES);
+    assert_eq!(flags(&world), restricted);
+    world.plan(
+        &with(&["192.0.2.0/24", "198.51.100.0/24"], true),
+        &[
+            "+ range 1 198.51.100.0/24",
+            "+ frontend 203.0.113.1:80/TCP = 1 x0",
+            "- range 1 10.0.0.0/8",
+        ],
+    );
+    assert_eq!(flags(&world), restricted.union(FrontendFlags::ADMITS_NODE));
+    world.plan(
+        &with(&[], false),
+        &[
+            "+ frontend 203.0.113.1:80/TCP = 1 x0",
+            "- range 1 192.0.2.0/24",
+            "- range 1 198.51.100.0/24",
+        ],
+    );
+    assert_eq!(flags(&world), FrontendFlags::EXTERNAL);
+    world.plan(
+        &with(&["192.0.2.0/24"], false),
+        &["+ range 1 192.0.2.0/24", "+ frontend 203.0.113.1:80/TCP = 1 x0"],
+    );
+    world.plan(
+        &[service("web", &[])],
+        &["- frontend 203.0.113.1:80/TCP", "- range 1 192.0.2.0/24"],
+    );
+}
+
 #[test]
 fn random_histories_end_where_a_fresh_start_would() {
     for seed in 0..300 {
@@ -765,13 +925,16 @@ fn random_histories_end_where_a_fresh_start_would() {
             let ports: Vec<_> = (0..random.below(3))
                 .map(|number| ServicePort {
                     frontends: vec![address(&format!("10.96.0.{name}:{number}")).into()],
-                    external: Vec::new(),
+                    source_ranges: (0..random.below(3))
+                        .map(|_| range(&format!("192.0.{}.0/24", random.below(3))))
+                        .collect(),
                     backends: (1..9)
                         .filter(|_| random.below(2) == 0)
                         .map(|host| address(&format!("10.0.0.{host}:1")))
                         .collect(),
                     affinity_timeout_s: random.below(2) as u32,
                     elsewhere: random.below(5) == 0,
+                    ..ServicePort::default()
                 })
                 .collect();
             wanted.insert(name, ports.clone());
@@ -820,6 +983,7 @@ fn random_histories_end_where_a_fresh_start_would() {
             slots: all_slots,
             backends: all_backends,
             matches: all_matches,
+            ranges: all_ranges,
             node_addresses: _,
         } = &world.kernel;
         let sizes = (
@@ -827,10 +991,16 @@ fn random_histories_end_where_a_fresh_start_would() {
             all_slots.len(),
             all_backends.len(),
             all_matches.len(),
+            all_ranges.len(),
         );
+        let ranges: usize = wanted
+            .values()
+            .flatten()
+            .map(|port| port.source_ranges.len())
+            .sum();
         assert_eq!(
             sizes,
-            (ports, slots, backends.len(), matches),
+            (ports, slots, backends.len(), matches, ranges),
             "seed {seed}: nothing may be left behind"
         );
     }
@@ -851,6 +1021,7 @@ fn sizes(entries: &Entries) -> Sizes {
         slots: entries.slots.len(),
         backends: of_families(backends.collect()),
         matches: entries.matches.len(),
+        ranges: of_families(entries.ranges.iter().map(|(_, range)| range.address).collect()),
         node_addresses: of_families(entries.node_addresses.clone()),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
@@ -19,11 +19,13 @@ use crate::{
     PATIENCE,
     api::Api,
     client::{NODE_PORT, PORT, SERVERS, VIP4, VIP6, connect, features, service, told},
-    sandbox::{BPF_DIR, CGROUP},
+    sandbox::{BPF_DIR, CGROUP, Client},
 };
 
 const HEALTH: &str = "127.0.0.1:10256";
 const METRICS: &str = "127.0.0.1:10249";
+/// An address that a load balancer gives.
+const LOAD_BALANCER: &str = "203.0.113.7";
 /// Where a load balancer would ask, by an address of the node.
 const HEALTH_CHECK: &str = "172.31.0.11:32000";
 
@@ -39,6 +41,9 @@ pub(crate) fn run() {
     ] {
         ip(command);
     }
+    // Endpoints on loopback are none.
+    crate::client::serve_all("172.31.0.11");
+    crate::client::serve_all("fd00:31::11");
     let api = Api::start();
     for (name, cidrs, addresses) in [
         (
@@ -55,8 +60,8 @@ pub(crate) fn run() {
         api.put("nodes", node(name, &cidrs, &addresses));
     }
     api.put("services", web());
-    api.put("endpointslices", slice("IPv4", "127.0.0.1", SERVERS[0]));
-    api.put("endpointslices", slice("IPv6", "::1", SERVERS[0]));
+    api.put("endpointslices", slice("IPv4", "172.31.0.11", SERVERS[0]));
+    api.put("endpointslices", slice("IPv6", "fd00:31::11", SERVERS[0]));
 
     let agent = Agent::start(&api, dir.path());
     agent.wait_for_health("200");
@@ -90,7 +95,7 @@ pub(crate) fn run() {
     let datagrams = UdpSocket::bind("0.0.0.0:0").expect("bind");
     datagrams.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     datagrams.connect(address4).expect("connect a datagram socket");
-    api.put("endpointslices", slice("IPv4", "127.0.0.1", SERVERS[1]));
+    api.put("endpointslices", slice("IPv4", "172.31.0.11", SERVERS[1]));
     let error = datagrams.recv(&mut [0]).expect_err("the backend has left");
     assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
     wait("the new endpoint answers", || {
@@ -116,6 +121,10 @@ pub(crate) fn run() {
     wait("the route of a deleted Node goes", || {
         !ip("route show").contains("10.244.1.0/24")
     });
+
+    restricted(&api);
+    opted_out(&api);
+    taken_ports();
 
     agent.stop();
     assert_eq!(
@@ -149,6 +158,141 @@ pub(crate) fn run() {
         .status()
         .expect("run proxy-ebpf cleanup");
     assert!(cleaned.success());
+}
+
+/// A pod whose sockets are left alone for as long as an annotation asks for that.
+fn opted_out(api: &Api) {
+    if features().netns_cookie.is_none() {
+        return;
+    }
+    let uid = "4f1c2a90-7d7e-4a55-8a0b-000000000001";
+    let cgroup = PathBuf::from(std::env::var_os(CGROUP).expect("the parent names the cgroup"))
+        .join(format!("pod{uid}"));
+    fs::create_dir(&cgroup).expect("make the pod's cgroup");
+    let bpf_dir = PathBuf::from(std::env::var_os(BPF_DIR).expect("the parent names the folder"));
+    let pod = |annotations: Value| {
+        json!({
+            "metadata": { "name": "shy", "namespace": "default", "uid": uid, "annotations": annotations },
+            "spec": { "nodeName": "node1", "containers": [] },
+            "status": { "phase": "Running", "podIPs": [{ "ip": "10.244.0.77" }] },
+        })
+    };
+    let mut client = Client::start("pod", &cgroup, &bpf_dir);
+    assert_eq!(client.line(), "ready");
+    let mut says = |expected: &str| {
+        wait(&format!("the pod's sockets are {expected}"), || {
+            client.tell("try");
+            client.line() == expected
+        });
+    };
+    api.put("pods", pod(json!({})));
+    says("translated");
+    api.put(
+        "pods",
+        pod(json!({ "proxy-ebpf.orlop.dev/socket-path": "false" })),
+    );
+    says("left alone");
+    // Others are not concerned.
+    let [address4, _, _] = service(PORT);
+    connect(address4).expect("connect to the Service");
+    api.put("pods", pod(json!({ "proxy-ebpf.orlop.dev/socket-path": "true" })));
+    says("translated");
+    api.put(
+        "pods",
+        pod(json!({ "proxy-ebpf.orlop.dev/socket-path": "false" })),
+    );
+    says("left alone");
+    api.delete("pods", pod(json!({})));
+    says("translated");
+    client.finish();
+    fs::remove_dir(&cgroup).expect("remove the pod's cgroup");
+}
+
+/// The node's own processes cannot listen where a Service is reached by others; this process is one of them.
+fn taken_ports() {
+    if features().netns_cookie.is_none() {
+        return;
+    }
+    let refused = told(ErrorKind::AddrInUse);
+    for ip in [
+        "0.0.0.0",
+        "172.31.0.11",
+        "127.0.0.1",
+        "::",
+        "fd00:31::11",
+        "::1",
+        "::ffff:172.31.0.11",
+    ] {
+        let address = SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
+        let error = TcpListener::bind(address).expect_err("it is a node port");
+        assert_eq!(error.kind(), refused, "{address}: {error}");
+        // The Service has it for TCP only, and another port not at all.
+        drop(UdpSocket::bind(address).expect("a datagram socket is no concern of the Service"));
+        let next = SocketAddr::new(address.ip(), NODE_PORT + 1);
+        drop(TcpListener::bind(next).expect("it is no node port"));
+    }
+    // An address that is no node's.
+    drop(TcpListener::bind(("127.0.0.1", PORT)).expect("the cluster IP's port is free on the node"));
+    let text = get(METRICS, "/metrics").expect("metrics");
+    assert!(
+        text.contains("proxy_ebpf_drops_total{reason=\"port_taken\"} 7\n"),
+        "{text}"
+    );
+}
+
+/// A load balancer's address that admits this node, then others, then everybody.
+fn restricted(api: &Api) {
+    let service = |ranges: &[&str]| {
+        let mut service = web();
+        service["metadata"]["name"] = json!("restricted");
+        service["spec"]["clusterIPs"] = json!(["10.96.0.77"]);
+        service["spec"]["loadBalancerSourceRanges"] = json!(ranges);
+        service["spec"]["externalTrafficPolicy"] = json!("Cluster");
+        service["spec"]["healthCheckNodePort"] = Value::Null;
+        service["spec"]["ports"] = json!([{ "name": "http", "port": PORT }]);
+        service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": LOAD_BALANCER }] } });
+        service
+    };
+    let mut endpoints = slice("IPv4", "172.31.0.11", SERVERS[2]);
+    endpoints["metadata"]["name"] = json!("restricted-ipv4");
+    endpoints["metadata"]["labels"] = json!({ "kubernetes.io/service-name": "restricted" });
+    let address = SocketAddr::new(LOAD_BALANCER.parse().expect("an address"), PORT);
+    let listed = |clients: &str| {
+        wait(&format!("the address is listed for {clients}"), || {
+            let listed = Agent::command(&["service", "list"])
+                .output()
+                .expect("run proxy-ebpf service list");
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            listed
+                .lines()
+                .any(|line| line.contains(&address.to_string()) && line.contains(clients))
+        });
+    };
+    api.put("endpointslices", endpoints.clone());
+    api.put("services", service(&["172.31.0.0/24"]));
+    if features().netns_cookie.is_some() {
+        wait("the node is admitted", || {
+            connect(address).is_ok_and(|answered| answered == SERVERS[2])
+        });
+    }
+    // By all of its addresses, and by the load balancer's.
+    listed("172.31.0.0/24, 172.31.0.11/32, 203.0.113.7/32");
+    api.put("services", service(&["192.0.2.0/24"]));
+    listed("192.0.2.0/24");
+    let traced = Agent::command(&["service", "trace", "192.0.3.1", &address.to_string()])
+        .output()
+        .expect("run proxy-ebpf service trace");
+    let traced = String::from_utf8_lossy(&traced.stdout).into_owned();
+    assert!(traced.contains("=> refused (source_range)"), "{traced}");
+    let error = connect(address).expect_err("the node is not admitted, and there is no route");
+    assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{error}");
+    api.put("services", service(&[]));
+    wait("everybody is admitted", || {
+        connect(address).is_ok_and(|answered| answered == SERVERS[2])
+    });
+    api.delete("services", service(&[]));
+    api.delete("endpointslices", endpoints);
+    wait("it is gone", || connect(address).is_err());
 }
 
 /// Whether the agent has brought the maps in step since it was started.

@@ -5,15 +5,25 @@ use std::{
     fs,
     io::{self, BufRead as _, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::PathBuf,
     process::Command,
     sync::mpsc::{TryRecvError, channel},
     thread,
     time::Duration,
 };
 
-use proxy_ebpf::programs::Features;
+use proxy_ebpf::{
+    apply::Maps,
+    pins::Pins,
+    plan::Tables,
+    programs::{self, Features},
+};
+use proxy_ebpf_common::Protocol;
 
-use crate::sandbox::CGROUP;
+use crate::{
+    PATIENCE,
+    sandbox::{BPF_DIR, CGROUP},
+};
 
 pub(crate) const VIP4: &str = "10.96.0.10";
 pub(crate) const VIP6: &str = "fd00:10:96::a";
@@ -31,6 +41,8 @@ pub(crate) const SERVERS: [u16; 3] = [8080, 8081, 8082];
 
 /// No call takes longer unless something is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// After the reaper's last look at the sockets of a backend that has left, which is 11 s after the first.
+const LOOKED_THROUGH: Duration = Duration::from_secs(13);
 
 pub(crate) fn run(scenario: &str) {
     let cgroup = std::env::var(CGROUP).expect("the parent names the cgroup");
@@ -40,10 +52,8 @@ pub(crate) fn run(scenario: &str) {
         .status()
         .expect("run ip, of iproute2");
     assert!(up.success());
-    for port in SERVERS {
-        for ip in ["127.0.0.1", "::1"] {
-            serve(SocketAddr::new(ip.parse().expect("an address"), port));
-        }
+    for ip in ["127.0.0.1", "::1"] {
+        serve_all(ip);
     }
     match scenario {
         "families" => families(),
@@ -51,6 +61,10 @@ pub(crate) fn run(scenario: &str) {
         "forbidden" => forbidden(),
         "node-ports" => node_ports(),
         "other-ports" => other_ports(),
+        "source-ranges" | "left-alone" => left_alone(),
+        "late" => late(),
+        "overwrites" => overwrites(),
+        "pod" => pod(),
         "spread" => spread(),
         "affinity" => affinity(),
         "left" => left(),
@@ -61,6 +75,13 @@ pub(crate) fn run(scenario: &str) {
         "packets" => crate::packets::run(),
         "traffic" => crate::traffic::run(),
         unknown => panic!("there is no scenario {unknown}"),
+    }
+}
+
+/// All servers at an address.
+pub(crate) fn serve_all(ip: &str) {
+    for port in SERVERS {
+        serve(SocketAddr::new(ip.parse().expect("an address"), port));
     }
 }
 
@@ -243,6 +264,17 @@ fn node_ports() {
     }
 }
 
+/// No socket is sent to the Service, whose addresses have no route.
+pub(crate) fn left_alone() {
+    for address in service(PORT) {
+        let error = connect(address).expect_err("there is no route to the Service's address");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{address}: {error}");
+        let socket = datagram_socket(address);
+        let error = socket.send_to(b"?", address).expect_err("there is no route");
+        assert_eq!(error.kind(), ErrorKind::NetworkUnreachable, "{address}: {error}");
+    }
+}
+
 fn other_ports() {
     let refused = told(ErrorKind::ConnectionRefused);
     for address in service(NO_PORT) {
@@ -382,6 +414,109 @@ fn left() {
         SERVERS[1]
     );
     assert_eq!(unconnected.local_addr().expect("ask for the address"), local);
+}
+
+/// The next line of the parent, which must be this one.
+fn hear(expected: &str) {
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .expect("hear from the parent");
+    assert_eq!(line.trim(), expected);
+}
+
+/// This process is the node: it installs the programs itself, as on a kernel that gives its own users of sockets what a program
+/// has written.
+fn overwrites() {
+    let features = Features {
+        kernel_connect_overwrites: true,
+        ..features()
+    };
+    if features.netns_cookie.is_none() {
+        return;
+    }
+    let environment = |name| PathBuf::from(std::env::var_os(name).expect("the parent says where"));
+    let pins = Pins::open(&environment(BPF_DIR)).expect("open the pins");
+    programs::install(&pins, &environment(CGROUP), features).expect("install the programs");
+    let mut maps = Maps::open(&pins.maps()).expect("open the maps");
+    let ports = [Protocol::TCP, Protocol::UDP].into_iter().flat_map(|protocol| {
+        [(VIP4, "0.0.0.0", "127.0.0.1"), (VIP6, "::", "::1")].map(|(vip, nodes, ip)| {
+            crate::port(
+                &[
+                    crate::address(vip, PORT, protocol),
+                    crate::address(nodes, NODE_PORT, protocol),
+                ],
+                &[crate::address(ip, SERVERS[0], protocol)],
+            )
+        })
+    });
+    let mut tables = Tables::default();
+    let mut plan = tables.plan(vec![crate::change("web", ports.collect())]);
+    let nodes = NODE_ADDRESSES.map(|ip| ip.parse().expect("an address"));
+    tables.plan_node_addresses(nodes.into(), &mut plan);
+    maps.apply(&plan).expect("write the maps");
+
+    left_alone();
+    // No file system is mounted from the node's own loopback, whose packets no program sees.
+    for ip in ["127.0.0.1", "::1"] {
+        let address = SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
+        assert_eq!(connect(address).expect("connect to the node port"), SERVERS[0]);
+    }
+    // A pod's sockets are its own: they are sent to its own loopback here, where nobody listens.
+    let pod = crate::network::Namespace::new();
+    for address in service(PORT) {
+        let error = pod.run(|| connect(address)).expect_err("nobody listens");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{address}: {error}");
+    }
+}
+
+fn late() {
+    let [address, _, _] = service(PORT);
+    let connect = || {
+        let socket = datagram_socket(address);
+        socket.connect(address).expect("connect a datagram socket");
+        println!("> connected");
+        socket
+    };
+    let ends = |socket: &UdpSocket| {
+        let error = socket.recv(&mut [0; 16]).expect_err("nothing was asked");
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted, "{error}");
+        println!("> ended");
+    };
+    ends(&connect());
+    hear("connect");
+    let socket = connect();
+    hear("wait");
+    socket.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    ends(&socket);
+    hear("connect");
+    let socket = connect();
+    hear("stay");
+    socket
+        .set_read_timeout(Some(LOOKED_THROUGH))
+        .expect("set a timeout");
+    let error = socket.recv(&mut [0; 16]).expect_err("nothing was asked");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}");
+}
+
+/// A pod that says, whenever it is asked, whether its sockets are translated. Its Service's backend is itself, at an address
+/// that its namespace has too.
+fn pod() {
+    for (ip, bits) in [("172.31.0.11", 32), ("fd00:31::11", 128)] {
+        crate::agent::ip(&format!("address add {ip}/{bits} dev lo"));
+        serve_all(ip);
+    }
+    let [address, _, _] = service(PORT);
+    println!("> ready");
+    for line in io::stdin().lock().lines() {
+        assert_eq!(line.expect("hear from the parent"), "try");
+        match connect(address) {
+            Ok(_) => println!("> translated"),
+            Err(error) if error.kind() == ErrorKind::NetworkUnreachable => println!("> left alone"),
+            Err(error) => panic!("connect to {address}: {error}"),
+        }
+    }
 }
 
 fn reachable() {

@@ -42,7 +42,7 @@ fn child() {
 
 #[test]
 fn every_family_and_protocol_is_translated_and_shown_as_the_service() {
-    let sandbox = Sandbox::new("families");
+    let mut sandbox = Sandbox::new("families");
     let mut tables = Tables::default();
     let echo = |protocol| {
         vec![
@@ -68,7 +68,7 @@ fn every_family_and_protocol_is_translated_and_shown_as_the_service() {
 
 #[test]
 fn a_service_without_backends_refuses() {
-    let sandbox = Sandbox::new("refused");
+    let mut sandbox = Sandbox::new("refused");
     let mut tables = Tables::default();
     let empty = |port_number, elsewhere| {
         let both = [Protocol::TCP, Protocol::UDP];
@@ -93,7 +93,7 @@ fn a_service_without_backends_refuses() {
 
 #[test]
 fn node_ports_are_reached_at_the_addresses_of_nodes_and_nowhere_else() {
-    let sandbox = Sandbox::new("node-ports");
+    let mut sandbox = Sandbox::new("node-ports");
     let ports = [Protocol::TCP, Protocol::UDP].into_iter().flat_map(|protocol| {
         [("0.0.0.0", "127.0.0.1"), ("::", "::1")].map(|(nodes, backend)| {
             port(
@@ -107,8 +107,31 @@ fn node_ports_are_reached_at_the_addresses_of_nodes_and_nowhere_else() {
 }
 
 #[test]
+fn sockets_leave_restricted_addresses_to_packets() {
+    let mut sandbox = Sandbox::new("source-ranges");
+    let ports = [Protocol::TCP, Protocol::UDP].into_iter().flat_map(|protocol| {
+        [
+            (client::VIP4, "127.0.0.1", "0.0.0.0/1"),
+            (client::VIP6, "::1", "::/1"),
+        ]
+        .map(|(vip, ip, range)| {
+            let frontend = address(vip, client::PORT, protocol);
+            ServicePort {
+                restricted: vec![frontend.into()],
+                source_ranges: [range.parse().expect("a network")].into(),
+                // The child is in another network namespace than this process, which is the node.
+                admits_node: true,
+                ..port(&[frontend], &[address(ip, client::SERVERS[0], protocol)])
+            }
+        })
+    });
+    sandbox.plan(&mut Tables::default(), [change("web", ports.collect())]);
+    sandbox.run("source-ranges");
+}
+
+#[test]
 fn a_port_that_a_service_has_not_is_refused() {
-    let sandbox = Sandbox::new("other-ports");
+    let mut sandbox = Sandbox::new("other-ports");
     let mut ports = three(Protocol::TCP);
     let other_ports = [client::VIP4, client::VIP6].map(|ip| address(ip, 0, Protocol::ANY));
     ports.push(port(&other_ports[..1], &[]));
@@ -118,8 +141,28 @@ fn a_port_that_a_service_has_not_is_refused() {
 }
 
 #[test]
+fn sockets_are_left_alone_where_nobody_wants_them_translated() {
+    let features = Features {
+        translate_sockets: false,
+        ..Features::detect().expect("ask the kernel; these tests need root")
+    };
+    let mut sandbox = Sandbox::with_features("packets-only", features);
+    let ports = [(client::VIP4, "127.0.0.1"), (client::VIP6, "::1")].map(|(vip, ip)| {
+        let at = |ip, number| address(ip, number, Protocol::TCP);
+        port(&[at(vip, client::PORT)], &[at(ip, client::SERVERS[0])])
+    });
+    sandbox.plan(&mut Tables::default(), [change("web", ports.into())]);
+    sandbox.run("left-alone");
+}
+
+#[test]
+fn sockets_of_the_node_are_left_alone_where_its_kernel_would_forget_the_service() {
+    Sandbox::bare("overwrites").run("overwrites");
+}
+
+#[test]
 fn a_kernel_that_cannot_set_the_error_refuses_too() {
-    let sandbox = Sandbox::with_features("forbidden", Features::default());
+    let mut sandbox = Sandbox::with_features("forbidden", Features::default());
     let ports = [Protocol::TCP, Protocol::UDP]
         .map(|protocol| port(&[address(client::VIP4, client::PORT, protocol)], &[]));
     sandbox.plan(&mut Tables::default(), [change("empty", ports.into())]);
@@ -128,7 +171,7 @@ fn a_kernel_that_cannot_set_the_error_refuses_too() {
 
 #[test]
 fn connections_spread_and_a_datagram_socket_stays() {
-    let sandbox = Sandbox::new("spread");
+    let mut sandbox = Sandbox::new("spread");
     let mut tables = Tables::default();
     sandbox.plan(
         &mut tables,
@@ -142,7 +185,7 @@ fn connections_spread_and_a_datagram_socket_stays() {
 
 #[test]
 fn affinity_holds_until_the_backend_leaves() {
-    let sandbox = Sandbox::new("affinity");
+    let mut sandbox = Sandbox::new("affinity");
     let mut tables = Tables::default();
     let sticky = |backends: &[u16]| {
         let backends: Vec<_> = backends
@@ -180,7 +223,7 @@ fn affinity_holds_until_the_backend_leaves() {
 
 #[test]
 fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
-    let sandbox = Sandbox::new("left");
+    let mut sandbox = Sandbox::new("left");
     let ended = Arc::default();
     let reaper = sandbox.reaper(&ended);
     let mut tables = Tables::default();
@@ -205,6 +248,43 @@ fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
     child.finish();
     // They are counted together, after the last of them.
     agent::wait("the sockets are counted", || ended.load(Ordering::Relaxed) == 3);
+}
+
+/// A program may have read the tables before a change whose sockets were ended before its own is connected.
+#[test]
+fn a_socket_that_connects_too_late_is_ended_too() {
+    let mut sandbox = Sandbox::new("late");
+    let ended = Arc::default();
+    let reaper = sandbox.reaper(&ended);
+    let mut tables = Tables::default();
+    let over = |server: u16| {
+        let frontend = address(client::VIP4, client::PORT, Protocol::UDP);
+        let backend = address("127.0.0.1", server, Protocol::UDP);
+        change("dns", vec![port(&[frontend], &[backend])])
+    };
+    sandbox.plan(&mut tables, [over(client::SERVERS[0])]);
+    let mut child = sandbox.start("late");
+    assert_eq!(child.line(), "connected");
+    // The tables stay the old ones while the sockets are looked through for the first time.
+    let plan = tables.plan(vec![over(client::SERVERS[1])]);
+    reaper.end(plan.left.clone());
+    assert_eq!(child.line(), "ended");
+    child.tell("connect");
+    assert_eq!(child.line(), "connected");
+    sandbox.maps_mut().apply(&plan).expect("write the maps");
+    child.tell("wait");
+    assert_eq!(child.line(), "ended");
+    // The backend comes back while sockets are still being looked for.
+    let plan = tables.plan(vec![over(client::SERVERS[0])]);
+    reaper.end(plan.left.clone());
+    reaper.spare(&plan.joined);
+    sandbox.maps_mut().apply(&plan).expect("write the maps");
+    child.tell("connect");
+    assert_eq!(child.line(), "connected");
+    // Until after the last look.
+    child.tell("stay");
+    child.finish();
+    assert_eq!(ended.load(Ordering::Relaxed), 2);
 }
 
 #[test]
@@ -317,7 +397,7 @@ fn a_full_map_is_replaced_by_a_larger_one_under_traffic() {
     };
     let plan = Tables::new(before.clone()).plan(vec![many(1 << 16)]);
     let error = sandbox
-        .maps()
+        .maps_mut()
         .apply(&plan)
         .expect_err("there is one frontend already");
     let MapsError::Full { name, max_entries } = error else {
@@ -334,7 +414,7 @@ fn a_full_map_is_replaced_by_a_larger_one_under_traffic() {
     let grown = sandbox.maps().read().expect("read the maps");
     assert_eq!(sorted(full), sorted(grown.clone()));
     let plan = Tables::new(grown).plan_all(vec![change("tcp", three(Protocol::TCP)), many(1 << 16)]);
-    sandbox.maps().apply(&plan).expect("there is room now");
+    sandbox.maps_mut().apply(&plan).expect("there is room now");
 
     // The larger map is the one that the programs use and that an agent finds.
     sandbox.restart();
@@ -342,7 +422,7 @@ fn a_full_map_is_replaced_by_a_larger_one_under_traffic() {
     assert_eq!(kept.frontends.len(), (1 << 16) + 1);
     let small = change("many", Vec::new());
     let plan = Tables::new(kept).plan_all(vec![change("tcp", three(Protocol::TCP)), small]);
-    sandbox.maps().apply(&plan).expect("write the maps");
+    sandbox.maps_mut().apply(&plan).expect("write the maps");
     child.tell("stop");
     let report = child.line();
     child.finish();
@@ -368,6 +448,36 @@ fn links_follow_the_cgroup() {
 #[test]
 fn an_agent_lives_dies_and_returns() {
     Sandbox::bare("agent").run("agent");
+}
+
+#[test]
+fn what_another_layout_has_pinned_goes() {
+    let sandbox = Sandbox::new("layouts");
+    let (mine, other) = (format!("v{}", proxy_ebpf_common::LAYOUT_VERSION), "v0");
+    for kind in ["maps", "links"] {
+        let (from, to) = (
+            sandbox.bpf_dir().join(&mine).join(kind),
+            sandbox.bpf_dir().join(other).join(kind),
+        );
+        std::fs::create_dir_all(&to).expect("make a folder");
+        for entry in std::fs::read_dir(from).expect("list pins") {
+            let entry = entry.expect("list pins");
+            std::fs::hard_link(entry.path(), to.join(entry.file_name())).expect("pin once more");
+        }
+    }
+    let before = sandbox.snapshot();
+    let removed = sandbox
+        .pins()
+        .remove_other_versions()
+        .expect("remove the other layout's");
+    assert_eq!(removed, before.maps.len() + before.links.len());
+    assert!(!sandbox.bpf_dir().join(other).exists());
+    let after = sandbox.snapshot();
+    assert_eq!((before.maps, before.links), (after.maps, after.links));
+    assert_eq!(
+        sandbox.pins().remove_other_versions().expect("nothing to remove"),
+        0
+    );
 }
 
 #[test]
@@ -425,10 +535,8 @@ fn change(name: &str, ports: Vec<ServicePort>) -> Change {
 fn port(frontends: &[SocketAddress], backends: &[SocketAddress]) -> ServicePort {
     ServicePort {
         frontends: frontends.iter().copied().map(FrontendAddress::from).collect(),
-        external: Vec::new(),
         backends: backends.to_vec(),
-        affinity_timeout_s: 0,
-        elsewhere: false,
+        ..ServicePort::default()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod odd;
+mod ranges;
 mod state;
 
 use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
@@ -19,8 +20,10 @@ pub(crate) fn run() {
             from_outside_to_a_local_pod(&mut bench, net, protocol);
             from_outside_to_another_node(&mut bench, net, protocol);
             from_a_pod(&mut bench, net, protocol);
+            from_the_node(&mut bench, net, protocol);
             to_the_world(&bench, net, protocol);
             nobody_is_there(&mut bench, net, protocol);
+            ranges::only_some_are_admitted(&mut bench, net, protocol);
         }
         odd::errors(&mut bench, net);
         odd::echoes(&mut bench, net);
@@ -30,6 +33,7 @@ pub(crate) fn run() {
         odd::odd_packets(&mut bench, net);
         odd::too_big(&mut bench, net);
         state::datagrams_move(&mut bench, net);
+        state::datagrams_end(&mut bench, net);
         state::ports_run_out(&bench, net);
     }
 }
@@ -200,6 +204,26 @@ fn from_a_pod(bench: &mut Bench, net: &Net, protocol: Protocol) {
         "pod_ingress",
         &first(protocol, &at(net.client, 42_006), &at(net.local_pod, 9)),
     );
+}
+
+/// What the node's own processes send, if their sockets were left alone.
+fn from_the_node(bench: &mut Bench, net: &Net, protocol: Protocol) {
+    let mut ports = 42_101..;
+    for service_address in [at(net.cluster_ip, 80), at(net.external_ip, 80)] {
+        // On another node, and on this one.
+        for (pod, program) in [(net.remote_pod, "node_ingress"), (net.local_pod, "pod_egress")] {
+            let node = at(net.node, ports.next().expect("a port"));
+            let backend = at(pod, 8080);
+            bench.serve(service(net, protocol, &[pod]));
+            let request = first(protocol, &node, &service_address);
+            let translated = request.translated(&node, &backend, 1);
+            bench.expect("node_egress", &request, REDIRECT, &translated);
+            // The answer is for the node itself.
+            let reply = answer(protocol, &backend, &node);
+            let expected = reply.translated(&service_address, &node, 0);
+            bench.expect(program, &reply, CONTINUE, &expected);
+        }
+    }
 }
 
 fn to_the_world(bench: &Bench, net: &Net, protocol: Protocol) {

@@ -107,27 +107,36 @@ impl Sandbox {
         &self.agent.as_ref().expect("the agent runs").1
     }
 
+    pub(crate) fn pins(&self) -> &Pins {
+        &self.agent.as_ref().expect("the agent runs").0
+    }
+
+    pub(crate) fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.agent.as_mut().expect("the agent runs").1
+    }
+
     /// Plans and writes.
-    pub(crate) fn plan(&self, tables: &mut Tables, changes: impl Into<Vec<Change>>) -> Plan {
+    pub(crate) fn plan(&mut self, tables: &mut Tables, changes: impl Into<Vec<Change>>) -> Plan {
         let plan = tables.plan(changes.into());
         self.write(tables, plan)
     }
 
     /// Plans as an agent that has just read what all there is.
-    pub(crate) fn plan_all(&self, tables: &mut Tables, changes: Vec<Change>) -> Plan {
+    pub(crate) fn plan_all(&mut self, tables: &mut Tables, changes: Vec<Change>) -> Plan {
         let plan = tables.plan_all(changes);
         self.write(tables, plan)
     }
 
-    fn write(&self, tables: &mut Tables, mut plan: Plan) -> Plan {
+    fn write(&mut self, tables: &mut Tables, mut plan: Plan) -> Plan {
         let nodes = client::NODE_ADDRESSES.map(|ip| ip.parse().expect("an address"));
         tables.plan_node_addresses(nodes.into(), &mut plan);
-        self.maps().apply(&plan).expect("write the maps");
+        self.maps_mut().apply(&plan).expect("write the maps");
         let mut written = self.maps().read().expect("read the maps");
         written.frontends.sort_unstable_by_key(|&(address, _)| address);
         written.slots.sort_unstable();
         written.backends.sort_unstable();
         written.matches.sort_unstable();
+        written.ranges.sort_unstable();
         written.node_addresses.sort_unstable();
         assert_eq!(
             written,
@@ -158,6 +167,7 @@ impl Sandbox {
         entries.slots.sort_unstable();
         entries.backends.sort_unstable();
         entries.matches.sort_unstable();
+        entries.ranges.sort_unstable();
         entries.node_addresses.sort_unstable();
         let mut ids = Vec::new();
         for entry in fs::read_dir(pins.maps()).expect("list the maps") {
@@ -180,33 +190,7 @@ impl Sandbox {
 
     /// Starts a scenario in the cgroup.
     pub(crate) fn start(&self, scenario: &str) -> Client {
-        // Of util-linux. The whole process is in a network namespace of its own, as that of a container is.
-        let mut process = Command::new("unshare")
-            .arg("--net")
-            .arg(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "child", "--nocapture", "--quiet"])
-            .env(SCENARIO, scenario)
-            .env(CGROUP, self.cgroup())
-            .env(BPF_DIR, self.bpf_dir())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the child");
-        let stdout = BufReader::new(process.stdout.take().expect("it is piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            // The test runner of the child prints too; what the scenario says is marked.
-            for line in stdout.lines().map_while(Result::ok) {
-                if let Some(said) = line.strip_prefix("> ") {
-                    let _ = sender.send(said.to_owned());
-                }
-            }
-        });
-        Client {
-            stdin: process.stdin.take(),
-            process,
-            lines,
-        }
+        Client::start(scenario, self.cgroup(), self.bpf_dir())
     }
 
     fn cgroup(&self) -> &Path {
@@ -222,6 +206,37 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Starts a scenario in a cgroup.
+    pub(crate) fn start(scenario: &str, cgroup: &Path, bpf_dir: &Path) -> Self {
+        // Of util-linux. The whole process is in a network namespace of its own, as that of a container is.
+        let mut process = Command::new("unshare")
+            .arg("--net")
+            .arg(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "child", "--nocapture", "--quiet"])
+            .env(SCENARIO, scenario)
+            .env(CGROUP, cgroup)
+            .env(BPF_DIR, bpf_dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the child");
+        let stdout = BufReader::new(process.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            // The test runner of the child prints too; what the scenario says is marked.
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(said) = line.strip_prefix("> ") {
+                    let _ = sender.send(said.to_owned());
+                }
+            }
+        });
+        Self {
+            stdin: process.stdin.take(),
+            process,
+            lines,
+        }
+    }
+
     /// The next thing that the scenario says.
     pub(crate) fn line(&mut self) -> String {
         self.lines

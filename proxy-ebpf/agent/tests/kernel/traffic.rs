@@ -142,7 +142,8 @@ fn pod(node: &Namespace, device: &str, [v4, v6]: Both) -> Namespace {
     pod.join(node, device);
     pod.ip("link set eth0 address 02:00:00:00:00:05");
     node.ip(&format!("link set {device} address 02:00:00:00:00:01"));
-    node.set(&format!("ipv4/conf/{device}/rp_filter"), "0");
+    // The plugin switches it off, and systemd may switch it on again afterwards.
+    node.set(&format!("ipv4/conf/{device}/rp_filter"), "2");
     pod.ip(&format!("address add {v4}/32 dev eth0"));
     pod.ip(&format!("address add {v6}/128 dev eth0 nodad"));
     for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
@@ -228,12 +229,14 @@ pub(crate) fn run() {
     stage.wait_for(&at(EXTERNAL_IP[0], 80), Some("b"));
     stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
     from_pods(&stage, POD_B, "b");
+    from_the_node("b");
     stage.endpoints(&[POD_C]);
     for family in [0, 1] {
         stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("c"));
         from_outside(&stage, family, "c", NODE1[family]);
     }
     from_pods(&stage, POD_C, "c");
+    from_the_node("c");
     let agent = restarts(&stage, agent, dir.path(), &nobody.0);
     nobody_is_there(&stage);
     agent.stop();
@@ -277,6 +280,28 @@ fn from_pods(stage: &Stage, server: Both, name: &str) {
             for length in [1, LARGE_DATAGRAM] {
                 let seen = stage.pod_a.ask(&address, length).expect("send a datagram");
                 assert_eq!(seen.server, name, "{length} bytes to {address}");
+            }
+        }
+    }
+}
+
+/// A process of the node reaches `server`, with the node's address.
+fn from_the_node(server: &str) {
+    let node = Namespace::own();
+    for family in [0, 1] {
+        for address in [at(CLUSTER_IP[family], 80), at(EXTERNAL_IP[family], 80)] {
+            let (seen_by_server, talk) = node
+                .open(&address)
+                .unwrap_or_else(|error| panic!("connect to {server} by {address}: {error}"));
+            assert_eq!(seen_by_server, seen(server, NODE1[family]), "{address}");
+            talk.transfer().expect("talk for long");
+            for length in [1, LARGE_DATAGRAM] {
+                let seen_by_server = node.ask(&address, length).expect("send a datagram");
+                assert_eq!(
+                    seen_by_server,
+                    seen(server, NODE1[family]),
+                    "{length} bytes to {address}"
+                );
             }
         }
     }

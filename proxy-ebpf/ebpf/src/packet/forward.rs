@@ -96,6 +96,8 @@ fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
     // What a pod sends can still be translated once the node's own routing has found it a way out.
     let later = hook == Hook::POD_EGRESS;
     match scratch.way.kind {
+        // Whoever has opened it on this node gets the answer from the node's own routing.
+        WayKind::Stack if flags.contains(ConntrackFlags::REROUTE) => Ok(Exit::Stack),
         WayKind::Uplink | WayKind::Other if !is_last_hop => Ok(Exit::Way),
         _ if later => Ok(Exit::Later),
         WayKind::Uplink | WayKind::Other => Err(DropReason::TtlExceeded),

@@ -46,13 +46,13 @@ impl ProtocolName {
 
 /// Resolves both.
 pub(super) fn resolve(
-    client: &str,
+    client_name: &str,
     target: &str,
     protocol: ProtocolName,
     kubeconfig: Option<&Path>,
 ) -> Result<Query> {
     let (host, port) = split_port(target)?;
-    let known_client = match client {
+    let known_client = match client_name {
         "node" => Some(Client::Node),
         "outside" => Some(Client::Outside),
         address => ip(address).map(|_| Client::Pod),
@@ -61,7 +61,7 @@ pub(super) fn resolve(
         let port = port
             .parse()
             .with_context(|| format!("{port:?} is no port number, which an address needs"))?;
-        return Ok(query(client, address, port, protocol));
+        return Ok(query(client, ip(client_name), address, port, protocol));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -71,9 +71,9 @@ pub(super) fn resolve(
         let api = connect(kubeconfig)
             .await
             .context("names are looked up at the API server; addresses need none")?;
-        let client = match known_client {
-            Some(client) => client,
-            None => pod(&api, client).await?,
+        let (client, sources) = match known_client {
+            Some(client) => (client, ip(client_name).into_iter().collect()),
+            None => pod(&api, client_name).await?,
         };
         let (address, port) = match ip(host) {
             Some(address) => {
@@ -84,13 +84,23 @@ pub(super) fn resolve(
             }
             None => service(&api, host, port, protocol).await?,
         };
-        Ok(query(client, address, port, protocol))
+        let source = sources
+            .into_iter()
+            .find(|source| source.is_ipv6() == address.is_ipv6());
+        Ok(query(client, source, address, port, protocol))
     })
 }
 
-fn query(client: Client, address: IpAddr, port: u16, protocol: ProtocolName) -> Query {
+fn query(
+    client: Client,
+    source: Option<IpAddr>,
+    address: IpAddr,
+    port: u16,
+    protocol: ProtocolName,
+) -> Query {
     Query {
         client,
+        source,
         target: SocketAddress {
             address,
             port,
@@ -99,19 +109,21 @@ fn query(client: Client, address: IpAddr, port: u16, protocol: ProtocolName) -> 
     }
 }
 
-/// Looks at the Pod: one on the node's own network is the node.
-async fn pod(api: &ApiClient, text: &str) -> Result<Client> {
+/// Looks at the Pod: one on the node's own network is the node. The addresses are the Pod's.
+async fn pod(api: &ApiClient, text: &str) -> Result<(Client, Vec<IpAddr>)> {
     let (namespace, name) = split_namespace(text);
     let pod = Api::<Pod>::namespaced(api.clone(), namespace)
         .get(name)
         .await
         .with_context(|| format!("look up the Pod {namespace}/{name}"))?;
     let on_host_network = pod.spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    Ok(if on_host_network {
+    let client = if on_host_network {
         Client::Node
     } else {
         Client::Pod
-    })
+    };
+    let ips = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();
+    Ok((client, ips.iter().filter_map(|pod_ip| ip(&pod_ip.ip)).collect()))
 }
 
 /// The Service's first cluster IP, and the number of the port.

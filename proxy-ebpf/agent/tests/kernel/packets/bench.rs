@@ -185,11 +185,21 @@ impl Bench {
 
     /// One port of a Service of the two families.
     pub(super) fn serve(&mut self, ports: Vec<ServicePort>) -> Plan {
+        let plan = self.plan(ports);
+        self.apply(&plan);
+        plan
+    }
+
+    /// The first half of [`Self::serve`], which has to be followed by the second.
+    pub(super) fn plan(&mut self, ports: Vec<ServicePort>) -> Plan {
         let mut plan = self.tables.plan(vec![change("web", ports)]);
         let nodes = NETS.map(|net| ip_address(net.node));
         self.tables.plan_node_addresses(nodes.into(), &mut plan);
-        self.maps.apply(&plan).expect("write the maps");
         plan
+    }
+
+    pub(super) fn apply(&mut self, plan: &Plan) {
+        self.maps.apply(plan).expect("write the maps");
     }
 
     #[track_caller]

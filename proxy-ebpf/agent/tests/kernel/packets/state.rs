@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use proxy_ebpf::connections::{Collector, plan::Flush};
+use proxy_ebpf::{
+    connections::{Collector, plan::Flush},
+    inspect::connections,
+    plan::Plan,
+};
 use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
 
 use super::bench::{Bench, CONTINUE, Net, SHOT, at, ip_address, service};
@@ -82,11 +86,14 @@ pub(super) fn datagrams_move(bench: &mut Bench, net: &Net) {
         ip_address(net.local_pod),
         "the table of connections decides"
     );
-    let flush = Flush {
-        left: plan.left.into_iter().collect(),
-        appeared: plan.appeared.into_iter().collect(),
+    let flush = |plan: Plan| {
+        collector.flush(Flush {
+            left: plan.left.into_iter().collect(),
+            appeared: plan.appeared.into_iter().collect(),
+            joined: plan.joined.into_iter().collect(),
+        });
     };
-    collector.flush(flush);
+    flush(plan);
     wait("datagrams go to the new backend", || {
         via(bench) == ip_address(net.other_pod)
     });
@@ -99,13 +106,71 @@ pub(super) fn datagrams_move(bench: &mut Bench, net: &Net) {
     assert_eq!(sent.source.ip(), ip_address(net.node));
     let plan = bench.serve(service(net, Protocol::UDP, &[net.other_pod]));
     assert!(!plan.appeared.is_empty());
-    collector.flush(Flush {
-        left: plan.left.into_iter().collect(),
-        appeared: plan.appeared.into_iter().collect(),
-    });
+    flush(plan);
     let expected = request.translated(&pod, &at(net.other_pod, 8080), 0);
     wait("datagrams go to the Service", || {
         bench.run("pod_egress", &request).1 == expected
+    });
+}
+
+/// Datagrams that are sent on and on must not keep a connection to nobody alive: not when the last backend has left, not when
+/// the Service is gone, and not when a program has noted the connection just after it was forgotten.
+pub(super) fn datagrams_end(bench: &mut Bench, net: &Net) {
+    let collector = Collector::start(&bench.dir).expect("start the collector");
+    let flush = |plan: &Plan| {
+        collector.flush(Flush {
+            left: plan.left.iter().copied().collect(),
+            appeared: plan.appeared.iter().copied().collect(),
+            joined: plan.joined.iter().copied().collect(),
+        });
+    };
+    let (client, service_address) = (at(net.client, 55_001), at(net.external_ip, 80));
+    let request = Packet::udp(&client, &service_address);
+    let to_pod = |bench: &Bench, pod: &str| {
+        bench.run("node_ingress", &request).1.destination == at(pod, 8080).parse().expect("an address")
+    };
+    bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+    assert!(to_pod(bench, net.local_pod));
+
+    // The last backend leaves: the sender is told.
+    let plan = bench.serve(service(net, Protocol::UDP, &[]));
+    assert!(!plan.left.is_empty() && plan.appeared.is_empty(), "{plan:?}");
+    flush(&plan);
+    let refused = bench.drops(DropReason::NoEndpoints);
+    wait("the sender is told that nobody is there", || {
+        bench.run("node_ingress", &request);
+        bench.drops(DropReason::NoEndpoints) > refused
+    });
+    // The first one comes: nothing remembers the refusal.
+    flush(&bench.serve(service(net, Protocol::UDP, &[net.local_pod])));
+    assert!(to_pod(bench, net.local_pod));
+
+    // The Service goes: its address is nobody's.
+    let plan = bench.serve(Vec::new());
+    assert!(!plan.left.is_empty(), "{plan:?}");
+    flush(&plan);
+    wait("the address is nobody's", || {
+        bench.run("node_ingress", &request) == (CONTINUE, request.clone())
+    });
+
+    // As if a program had read the tables before the change and noted the connection after the flush.
+    bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+    let decoy = Packet::udp(&at(net.client, 55_002), &service_address);
+    let noted = |bench: &Bench, packet: &Packet| {
+        let entries = connections::read(&bench.dir, 0).expect("read the connections");
+        let source = packet.source.to_string();
+        entries.iter().any(|entry| entry.source == source)
+    };
+    bench.run("node_ingress", &decoy);
+    assert!(noted(bench, &decoy));
+    let ports = service(net, Protocol::UDP, &[net.other_pod]);
+    let plan = bench.plan(ports);
+    flush(&plan);
+    wait("the table was looked through", || !noted(bench, &decoy));
+    assert!(to_pod(bench, net.local_pod), "the tables are the old ones");
+    bench.apply(&plan);
+    wait("what was noted too late is forgotten", || {
+        to_pod(bench, net.other_pod)
     });
 }
 
