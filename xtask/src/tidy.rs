@@ -114,3 +114,30 @@ fn unsafe_code_says_why_it_is_sound() {
         bare.map(|(index, _)| format!("line {} has an unsafe block without a reason", index + 1))
     });
 }
+
+/// A document that names tests as `file::function`.
+const KNOWN_BUGS: &str = "docs/known-bugs.md";
+
+#[test]
+fn tests_that_are_named_exist() {
+    let text = fs::read_to_string(build::root().join(KNOWN_BUGS)).expect("the document is there");
+    let named: Vec<_> = text
+        .split('`')
+        .filter_map(|code| code.split_once(".rs::"))
+        .map(|(file, function)| (format!("{file}.rs"), function))
+        .collect();
+    assert!(named.len() > 40, "the document names only {} tests", named.len());
+    let missing: Vec<_> = named
+        .iter()
+        .filter(|(file, function)| {
+            let source = fs::read_to_string(build::root().join(file)).unwrap_or_default();
+            !source.contains(&format!("fn {function}("))
+        })
+        .map(|(file, function)| format!("{file}::{function}"))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "{KNOWN_BUGS} names tests that do not exist: rename them there too\n  {}",
+        missing.join("\n  ")
+    );
+}
