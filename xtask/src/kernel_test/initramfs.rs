@@ -13,7 +13,15 @@ use anyhow::{Context as _, Result, ensure};
 use super::{TestProgram, images, kernel::Kernel, setup};
 
 /// What a guest needs of what Debian builds as modules.
-const MODULES: [&str; 6] = ["veth", "sch_ingress", "cls_bpf", "vxlan", "tcp_diag", "udp_diag"];
+const MODULES: [&str; 7] = [
+    "veth",
+    "bridge",
+    "sch_ingress",
+    "cls_bpf",
+    "vxlan",
+    "tcp_diag",
+    "udp_diag",
+];
 
 /// Programs that tests start; busybox is the rest.
 const TOOLS: [&str; 3] = ["ip", "unshare", "nsenter"];

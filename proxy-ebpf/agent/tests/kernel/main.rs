@@ -432,6 +432,42 @@ fn a_full_map_is_replaced_by_a_larger_one_under_traffic() {
 }
 
 #[test]
+fn source_ranges_outgrow_their_map() {
+    const ROOM: u32 = 1 << 14;
+    let mut sandbox = Sandbox::new("ranges");
+    let many = || {
+        let ranges = (0..=ROOM).map(|number| {
+            let [_, b, c, d] = number.to_be_bytes();
+            let range = format!("10.{b}.{c}.{d}/32");
+            range.parse().expect("a network")
+        });
+        let frontend = address("203.0.113.1", 80, Protocol::TCP);
+        let restricted = ServicePort {
+            restricted: vec![frontend.into()],
+            source_ranges: ranges.collect(),
+            ..port(&[frontend], &[])
+        };
+        vec![change("many", vec![restricted])]
+    };
+    let plan = Tables::default().plan(many());
+    let error = sandbox.maps_mut().apply(&plan).expect_err("it is one too many");
+    let MapsError::Full { name, max_entries } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((name, max_entries), (maps::SOURCE_RANGES4, ROOM));
+    // What is written for the next id is beside what the first attempt has left.
+    sandbox.grow(name, 4 * max_entries);
+    let mut tables = Tables::new(sandbox.maps().read().expect("read the maps"));
+    assert_eq!(tables.sizes().ranges, [ROOM as usize, 0]);
+    let plan = tables.plan_all(many());
+    sandbox.maps_mut().apply(&plan).expect("there is room now");
+    sandbox.restart();
+    let kept = Tables::new(sandbox.maps().read().expect("read the maps")).entries();
+    assert_eq!(kept, tables.entries());
+    assert_eq!(kept.ranges.len(), ROOM as usize + 1);
+}
+
+#[test]
 fn links_follow_the_cgroup() {
     let mut sandbox = Sandbox::new("moved");
     let before = sandbox.snapshot();

@@ -36,8 +36,9 @@ enum Exit {
     Later,
     /// On its way, as if nothing had happened.
     Stack,
-    /// To a pod of this node.
-    Pod(LocalPod),
+    /// To a pod of this node. By reference: a copy is moved about in words, and kernels before 6.3 refuse to read those that
+    /// the other variants have not written.
+    Pod(&'static LocalPod),
     /// The way that [`find_way`] has found.
     Way,
 }
@@ -62,7 +63,7 @@ pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
             // Of a Service outside the cluster the pod's own device still has to make the Service of its backend.
             let is_masqueraded = ConntrackFlags::MASQUERADE.union(ConntrackFlags::REPLY);
             let past_veth = arrives(scratch.packet.hook) && !scratch.entry.flags.contains(is_masqueraded);
-            to_pod::<F>(skb, scratch, &pod, past_veth)
+            to_pod::<F>(skb, scratch, pod, past_veth)
         }
         Exit::Way => to_neighbour(scratch.way.ifindex, &mut scratch.way.next_hop),
         _ => CONTINUE,
@@ -85,7 +86,7 @@ fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
         return if is_last_hop {
             Err(DropReason::TtlExceeded)
         } else {
-            Ok(Exit::Pod(*pod))
+            Ok(Exit::Pod(pod))
         };
     }
     let from_node = flags.from_node() && (scratch.packet.inner == 0 || replaces_outer_source::<F>(scratch));
