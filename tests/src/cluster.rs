@@ -486,6 +486,8 @@ impl Cluster {
         args.add("--bpf-dir", self.layout.bpf_dir(index));
         args.add("--cni-conf-dir", self.layout.cni_conf_dir(index));
         args.add("--cni-data-dir", state.join("cni/data"));
+        // Of the node's own network namespace.
+        args.add("--metrics-bind-address", "127.0.0.1:10249");
         Ok(self.node_spec(
             Component::ProxyEbpf(index),
             index,

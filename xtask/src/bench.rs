@@ -9,7 +9,7 @@ mod store;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -53,8 +53,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "1000,200000")]
     store_objects: String,
     /// What to measure; everything when not given.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Subject>,
+    #[command(flatten)]
+    services: services::Options,
 }
 
 /// A group of measurements.
@@ -91,37 +93,59 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = build::programs()?;
     let images = images::build(&build::target().join("images"))?;
     // Built before anything is measured: a compiler beside the cluster would be measured too.
-    for (package, name) in [CRI_START, store::PROGRAM, services::PROGRAM, api::PROGRAM] {
+    let programs = [
+        (Subject::Node, &[CRI_START][..]),
+        (Subject::Services, &services::PROGRAMS),
+        (Subject::Store, &[store::PROGRAM]),
+        (Subject::Api, &[api::PROGRAM]),
+    ];
+    let programs = programs
+        .into_iter()
+        .filter(|(subject, _)| options.includes(*subject))
+        .flat_map(|(_, programs)| programs);
+    for (package, name) in programs {
         build::cargo(&["build", "--release", "-p", package, "--example", name])?;
     }
     tests::sweep("b-")?;
     let mut rows = Vec::new();
-    if options.includes(Subject::Node) || options.includes(Subject::Services) {
-        on_cluster(options, directory.clone(), images.archives, &mut rows)?;
-    }
-    if options.includes(Subject::Api) {
-        api::measure(&directory, options, &mut rows)?;
-    }
-    if options.includes(Subject::Store) {
-        store::measure(options, &mut rows)?;
-    }
+    // What was measured before something failed counts all the same.
+    let outcome = measure_all(options, &directory, &images.archives, &mut rows);
     println!("\n{:<72} {:>24}   target", "what", "here");
     for row in &rows {
         println!("{:<72} {:>24}   {}", row.what, row.value, row.target);
     }
+    outcome
+}
+
+fn measure_all(options: &Options, directory: &Path, archives: &[PathBuf], rows: &mut Vec<Row>) -> Result<()> {
+    if options.includes(Subject::Node) {
+        on_cluster(1, directory.to_owned(), archives.to_owned(), |cluster, took| {
+            rows.push(row("`up` (built) to node Ready", seconds(took), "1.5 s"));
+            measure(cluster, options, rows)
+        })?;
+    }
+    if options.includes(Subject::Services) {
+        services::measure(&options.services, directory, archives, rows)?;
+    }
+    if options.includes(Subject::Api) {
+        api::measure(directory, options, rows)?;
+    }
+    if options.includes(Subject::Store) {
+        store::measure(options, rows)?;
+    }
     Ok(())
 }
 
-/// What takes a whole cluster.
+/// What takes a whole cluster. `work` is told how long it took to start.
 fn on_cluster(
-    options: &Options,
+    nodes: usize,
     directory: PathBuf,
     archives: Vec<PathBuf>,
-    rows: &mut Vec<Row>,
+    work: impl FnOnce(&Cluster, Duration) -> Result<()>,
 ) -> Result<()> {
     let config = ClusterConfig {
         name: format!("b-{}", std::process::id()),
-        nodes: 1,
+        nodes,
         isolated: true,
         api_port: None,
         binaries: Binaries { directory },
@@ -131,17 +155,7 @@ fn on_cluster(
     let cluster = Cluster::start(config, &mut |step| {
         println!("{:>8.2} s  {}", step.took.as_secs_f64(), step.what)
     })?;
-    let took = start.elapsed();
-    let outcome = (|| {
-        if options.includes(Subject::Node) {
-            rows.push(row("`up` (built) to node Ready", seconds(took), "1.5 s"));
-            measure(&cluster, options, rows)?;
-        }
-        if options.includes(Subject::Services) {
-            services::measure(&cluster, &images::test_program(), rows)?;
-        }
-        Ok(())
-    })();
+    let outcome = work(&cluster, start.elapsed());
     let removed = cluster.remove();
     outcome.and(removed)
 }

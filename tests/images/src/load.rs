@@ -37,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) enum Mode {
     /// A connection per exchange.
     Short,
+    /// Connections without any exchange: what is timed is the way of the first packet and its answer.
+    Connect,
     /// One exchange after the other on each connection.
     KeepAlive,
     /// As many bytes as go through, in one direction.
@@ -49,9 +51,12 @@ impl FromStr for Mode {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "short" => Ok(Mode::Short),
+            "connect" => Ok(Mode::Connect),
             "keep-alive" => Ok(Mode::KeepAlive),
             "stream" => Ok(Mode::Stream),
-            _ => Err(format!("--mode {text:?} must be short, keep-alive or stream")),
+            _ => Err(format!(
+                "--mode {text:?} must be short, connect, keep-alive or stream"
+            )),
         }
     }
 }
@@ -91,6 +96,11 @@ impl Report {
         self.bytes += other.bytes;
         self.failures += other.failures;
         self.error = self.error.take().or(other.error);
+    }
+
+    fn time(&mut self, begun: Instant) {
+        let took = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.microseconds.push(took);
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -239,6 +249,11 @@ fn one(plan: &Plan, end: &End) -> Report {
                 let begun = Instant::now();
                 connect(plan.target).and_then(|stream| exchange(&stream, &mut report, begun))
             }
+            Mode::Connect => {
+                pace.wait();
+                let begun = Instant::now();
+                connect(plan.target).map(|_stream| report.time(begun))
+            }
             Mode::KeepAlive => connect(plan.target).and_then(|stream| {
                 while !end.is_here() {
                     pace.wait();
@@ -272,8 +287,7 @@ fn exchange(mut stream: &TcpStream, report: &mut Report, begun: Instant) -> io::
     let mut message = [ECHO; MESSAGE_BYTES];
     stream.write_all(&message)?;
     stream.read_exact(&mut message)?;
-    let took = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
-    report.microseconds.push(took);
+    report.time(begun);
     report.bytes += MESSAGE_BYTES as u64;
     Ok(())
 }
@@ -301,7 +315,7 @@ mod tests {
                 thread::spawn(move || answer(&stream));
             }
         });
-        for mode in [Mode::Short, Mode::KeepAlive, Mode::Stream] {
+        for mode in [Mode::Short, Mode::Connect, Mode::KeepAlive, Mode::Stream] {
             let plan = Plan {
                 target,
                 mode,
@@ -312,7 +326,11 @@ mod tests {
             };
             let report = run(plan);
             assert_eq!(report.failures, 0, "{mode:?}: {:?}", report.error);
-            assert!(report.bytes > 0, "{mode:?}");
+            let did = match mode {
+                Mode::Connect => report.microseconds.len() as u64,
+                _ => report.bytes,
+            };
+            assert!(did > 0, "{mode:?}");
         }
         // A file that is there already ends it, whatever else was said; and a rate is kept.
         let plan = Plan {

@@ -3,11 +3,11 @@
 use std::{
     ffi::OsStr,
     fmt::Write as _,
-    io::Write as _,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,12 @@ const CLIENT: &str = "198.18.0.2";
 const CLIENT_GATEWAY: &str = "198.18.0.1";
 const SERVER: &str = "198.18.0.6";
 const SERVER_GATEWAY: &str = "198.18.0.5";
+/// On another node.
+const FAR_SERVER: &str = "198.18.0.10";
+const FAR_GATEWAY: &str = "198.18.0.9";
+
+/// Where network namespaces have names.
+const NETNS: &str = "/run/netns";
 
 /// What translates the peers' Service.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,35 +113,39 @@ fn nftables(services: impl Iterator<Item = (String, String, u32)>) -> String {
 pub(super) struct Peers {
     node: String,
     client: Namespace,
-    _server: Namespace,
-    process: Child,
+    server: Server,
     program: PathBuf,
+}
+
+/// A namespace and the server that runs in it. Gone when dropped.
+pub(super) struct Server {
+    address: &'static str,
+    process: Child,
+    _namespace: Namespace,
 }
 
 impl Peers {
     /// Joins two namespaces to the node's, and starts the server.
     pub(super) fn make(node: &str, program: &Path) -> Result<Self> {
-        let client = Namespace::make(node, "bp-client", CLIENT, CLIENT_GATEWAY)?;
-        let server = Namespace::make(node, "bp-server", SERVER, SERVER_GATEWAY)?;
-        let process = command_in(&server.name)
-            .arg(program)
-            .arg("answer")
-            .stdout(Stdio::null())
-            .spawn()
-            .context("start the server")?;
-        // The first load would meet a server that does not listen yet.
-        thread::sleep(Duration::from_millis(300));
         Ok(Self {
             node: node.to_owned(),
-            client,
-            _server: server,
-            process,
+            client: Namespace::make(node, "bp-client", CLIENT, CLIENT_GATEWAY)?,
+            server: Server::start(node, "bp-server", SERVER, SERVER_GATEWAY, program)?,
             program: program.to_owned(),
         })
     }
 
+    /// Another server, behind another node. Each node routes by the other's address.
+    pub(super) fn add_far_server(&self, node: &str, near_ip: Ipv4Addr, far_ip: Ipv4Addr) -> Result<Server> {
+        let server = Server::start(node, "bp-far", FAR_SERVER, FAR_GATEWAY, &self.program)?;
+        let (near_ip, far_ip) = (near_ip.to_string(), far_ip.to_string());
+        ip(&["-n", &self.node, "route", "add", FAR_SERVER, "via", &far_ip])?;
+        ip(&["-n", node, "route", "add", CLIENT, "via", &near_ip])?;
+        Ok(server)
+    }
+
     pub(super) fn server(&self) -> &'static str {
-        SERVER
+        self.server.address
     }
 
     /// Runs the test program as the client.
@@ -173,7 +183,38 @@ impl Peers {
     }
 }
 
-impl Drop for Peers {
+impl Server {
+    fn start(node: &str, suffix: &str, address: &'static str, gateway: &str, program: &Path) -> Result<Self> {
+        let namespace = Namespace::make(node, suffix, address, gateway)?;
+        // Not to outlive a benchmark that is killed.
+        let mut process = command_in(&namespace.name)
+            .args(["setpriv", "--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .arg("answer")
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start the server")?;
+        // It says when it listens.
+        let stdout = process.stdout.take().context("it is piped")?;
+        let mut line = String::new();
+        let said = BufReader::new(stdout).read_line(&mut line);
+        let server = Self {
+            address,
+            process,
+            _namespace: namespace,
+        };
+        if said.context("read what the server says")? == 0 {
+            bail!("the server ended at once");
+        }
+        Ok(server)
+    }
+
+    pub(super) fn address(&self) -> &'static str {
+        self.address
+    }
+}
+
+impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended already; nothing else has to be known.
         let _ = self.process.kill();
@@ -243,6 +284,27 @@ fn command_in(netns: &str) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{netns}")).arg("--");
     command
+}
+
+/// Removes the namespaces of benchmarks that were killed: those beside nodes that are no more.
+pub(super) fn sweep() -> Result<()> {
+    let Ok(entries) = fs::read_dir(NETNS) else {
+        // The first namespace with a name makes the folder.
+        return Ok(());
+    };
+    for entry in entries {
+        let name = entry.with_context(|| format!("list {NETNS}"))?.file_name();
+        let Some(name) = name.to_str().filter(|name| name.starts_with("b-")) else {
+            continue;
+        };
+        let node = name
+            .split_once("-bp-")
+            .map(|(node, _)| Path::new(NETNS).join(node));
+        if node.is_some_and(|node| !node.exists()) {
+            ip(&["netns", "delete", name])?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a program in a network namespace and returns its output.
