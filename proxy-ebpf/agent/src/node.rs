@@ -24,11 +24,14 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-pub use self::removal::{Removed, remove};
 pub(crate) use self::sysctl::{reserve_snat_ports, switch_off_source_check};
 use self::{
     netlink::{ChangeError, Kernel},
     plan::Cidr,
+};
+pub use self::{
+    removal::{Removed, remove},
+    sysctl::{DROP_IN, DROP_IN_NAME},
 };
 use crate::agent::chain;
 
@@ -54,6 +57,8 @@ pub struct NodeSettings {
     pub cni_data_dir: PathBuf,
     /// How other nodes' pods are reached.
     pub routing: Routing,
+    /// What joins this node's pods to it.
+    pub pod_devices: plan::PodDevices,
 }
 
 /// How the pods of other nodes are reached.
@@ -136,6 +141,8 @@ impl Node {
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum NetworkError {
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
     #[error("write {path}")]
     Write { path: PathBuf, source: io::Error },
     #[error("remove {path}")]
@@ -239,11 +246,18 @@ impl Network {
         };
         let observed = kernel.observe().await?;
         sysctl::enable_forwarding(node, &observed.links)?;
+        sysctl::loosen_reverse_paths(node)?;
         let wanted = plan::wanted(&self.node_name, nodes, &observed.links, self.settings.routing);
         let applied = kernel.apply(&plan::changes(&wanted, &observed.state)).await;
         // Last: once this file is there, pods are started. If the way to some node is missing, which is tried again, pods
         // are still better off than not being started at all.
-        let conflist = plan::conflist(node, &observed.links, wanted.tunnel, &self.settings.cni_data_dir);
+        let conflist = plan::conflist(
+            node,
+            &observed.links,
+            wanted.tunnel,
+            &self.settings.cni_data_dir,
+            self.settings.pod_devices,
+        );
         write_if_changed(dir.join(CONFLIST), conflist.as_bytes())?;
         applied
     }

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use crate::{
     pins::{Pins, open},
     programs::{Features, ProgramsError},
-    sys,
+    sys::{self, DeviceKind},
     tc::{self, Direction},
 };
 
@@ -27,17 +27,25 @@ use crate::{
 pub enum Role {
     /// The node's end of a pod's veth.
     Pod,
+    /// The node's end of a pod's pair of netkit devices.
+    Netkit,
     /// Other nodes and the world are behind it.
     Uplink,
 }
 
 impl Role {
     /// The programs for each direction, as the node sees it: what a pod sends comes in by its device.
+    ///
+    /// Of netkit the node's end runs both: the one as the node sends, the other as the pod sends.
     pub fn programs(self) -> [(&'static str, Direction); 2] {
         match self {
             Self::Pod => [
                 ("pod_ingress", Direction::Egress),
                 ("pod_egress", Direction::Ingress),
+            ],
+            Self::Netkit => [
+                ("netkit_ingress", Direction::Egress),
+                ("netkit_egress", Direction::Ingress),
             ],
             Self::Uplink => [
                 ("node_egress", Direction::Egress),
@@ -60,27 +68,31 @@ impl PacketPrograms {
     pub(crate) fn load(ebpf: &mut Ebpf, features: Features) -> Result<Self, ProgramsError> {
         let mut programs = Vec::new();
         for (name, _) in [Role::Pod, Role::Uplink].iter().flat_map(|role| role.programs()) {
-            let program: &mut SchedClassifier = ebpf
-                .program_mut(name)
-                .and_then(|program: &mut Program| program.try_into().ok())
-                .ok_or(ProgramsError::Missing { name })?;
-            let refused = |source| ProgramsError::Refused { name, source };
-            program.load().map_err(refused)?;
-            let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
-            let fd = fd.map_err(|source| ProgramsError::Keep { name, source })?;
-            programs.push((name, fd));
+            programs.push((name, load(ebpf, name)?));
         }
-        Ok(Self {
+        let mut packets = Self {
             tcx: features.tcx,
             programs,
-        })
+        };
+        let pod_ingress = packets.program("pod_ingress")?;
+        if features.tcx && sys::has_netkit(pod_ingress.as_fd()) {
+            // What comes to a pod is the same to it, whatever its devices are.
+            let name = "netkit_ingress";
+            let fd = pod_ingress.try_clone();
+            let fd = fd.map_err(|source| ProgramsError::Keep { name, source })?;
+            packets.programs.push((name, fd));
+            packets
+                .programs
+                .push(("netkit_egress", load(ebpf, "netkit_egress")?));
+        }
+        Ok(packets)
     }
 
     /// Runs a device's packets through the programs of its role.
     pub fn attach(&self, pins: &Pins, ifindex: u32, role: Role) -> Result<(), ProgramsError> {
         for (name, direction) in role.programs() {
             if self.tcx {
-                self.attach_link(pins, ifindex, name, direction)?;
+                self.attach_link(pins, ifindex, role, name, direction)?;
             } else {
                 let failed = |source| ProgramsError::AttachDevice {
                     name,
@@ -140,7 +152,7 @@ impl PacketPrograms {
         let links = pins.device_links()?;
         let links = links.iter().filter_map(|(_, name)| parse_link_name(name));
         let roles = links.filter_map(|(program, ifindex)| {
-            let mut roles = [Role::Pod, Role::Uplink].into_iter();
+            let mut roles = ROLES.into_iter();
             let role = roles.find(|role| role.programs().iter().any(|(name, _)| *name == program))?;
             Some((ifindex, role))
         });
@@ -157,6 +169,7 @@ impl PacketPrograms {
         &self,
         pins: &Pins,
         ifindex: u32,
+        role: Role,
         name: &'static str,
         direction: Direction,
     ) -> Result<(), ProgramsError> {
@@ -168,17 +181,40 @@ impl PacketPrograms {
             source,
         };
         if let Some(link) = open(&path)? {
-            if sys::link_info(link.as_fd()).map_err(failed)?.ifindex() == ifindex {
+            let found = sys::link_info(link.as_fd()).map_err(failed)?.ifindex();
+            let is_same_device = match role {
+                // Of the program that runs as the pod sends, the kernel names the pod's end, by its index in the pod.
+                Role::Netkit => found != 0,
+                Role::Pod | Role::Uplink => found == ifindex,
+            };
+            if is_same_device {
                 return sys::update_link(link.as_fd(), program).map_err(failed);
             }
             // An earlier device had this index.
             fs::remove_file(&path).map_err(failed)?;
         }
-        let link = sys::attach_to_device(program, ifindex, direction).map_err(failed)?;
+        let device = match role {
+            Role::Netkit => DeviceKind::Netkit,
+            Role::Pod | Role::Uplink => DeviceKind::Any,
+        };
+        let link = sys::attach_to_device(program, ifindex, device, direction).map_err(failed)?;
         sys::pin(link.as_fd(), &path).map_err(failed)?;
         info!(name, ifindex, "attached");
         Ok(())
     }
+}
+
+const ROLES: [Role; 3] = [Role::Pod, Role::Netkit, Role::Uplink];
+
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, ProgramsError> {
+    let program: &mut SchedClassifier = ebpf
+        .program_mut(name)
+        .and_then(|program: &mut Program| program.try_into().ok())
+        .ok_or(ProgramsError::Missing { name })?;
+    let refused = |source| ProgramsError::Refused { name, source };
+    program.load().map_err(refused)?;
+    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+    fd.map_err(|source| ProgramsError::Keep { name, source })
 }
 
 fn link_name(program: &str, ifindex: u32) -> String {
@@ -187,7 +223,7 @@ fn link_name(program: &str, ifindex: u32) -> String {
 
 fn parse_link_name(name: &str) -> Option<(&'static str, u32)> {
     let (program, ifindex) = name.rsplit_once('-')?;
-    let mut programs = [Role::Pod, Role::Uplink].into_iter().flat_map(Role::programs);
+    let mut programs = ROLES.into_iter().flat_map(Role::programs);
     let (program, _) = programs.find(|(other, _)| *other == program)?;
     Some((program, ifindex.parse().ok()?))
 }

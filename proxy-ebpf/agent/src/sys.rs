@@ -21,7 +21,7 @@ use aya::Pod;
 
 mod devices;
 
-pub use devices::{TestRun, attach_to_device, memory_bytes, pin, test_run};
+pub use devices::{DeviceKind, TestRun, attach_to_device, has_netkit, memory_bytes, pin, test_run};
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_OBJ_GET: libc::c_long = 7;

@@ -213,6 +213,7 @@ fn create_pod(world: &World<'_>, daemon_set: &str, as_service_account: bool) -> 
         ("cni-bin", layout.cni_bin_dir(1)),
         ("cni-conf", layout.cni_conf_dir(1)),
         ("var-lib", state.join("cni")),
+        ("sysctl", state.join("cni/sysctl.d")),
     ]);
     let data = state.join("cni/data").display().to_string();
     let volumes = array(&mut pod["spec"]["volumes"])?;

@@ -32,6 +32,9 @@ pub(super) struct Cleanup {
     /// Folder in which orlop-cni keeps its allocations.
     #[arg(long)]
     cni_data_dir: Option<PathBuf>,
+    /// Folder of systemd's kernel settings, to remove ours from.
+    #[arg(long)]
+    sysctl_dir: Option<PathBuf>,
     /// Stay until terminated: for the pods of a DaemonSet, which must not end.
     #[arg(long)]
     stay: bool,
@@ -87,6 +90,12 @@ impl Cleanup {
                 dir.display(),
                 removed.changes
             );
+        }
+        if let Some(dir) = &self.sysctl_dir {
+            let path = dir.join(node::DROP_IN_NAME);
+            if gone(fs::remove_file(&path)).with_context(|| format!("remove {}", path.display()))? {
+                println!("settings: {} removed", path.display());
+            }
         }
         if let (Some(bin_dir), Some(data_dir)) = (&self.cni_bin_dir, &self.cni_data_dir) {
             println!("plugin: {}", remove_plugin(bin_dir, data_dir)?);
@@ -181,13 +190,20 @@ mod tests {
             cni_conf_dir: None,
             cni_bin_dir: Some(bin.clone()),
             cni_data_dir: Some(data.clone()),
+            sysctl_dir: Some(dir.path().to_owned()),
             stay: false,
         };
+        let settings = dir.path().join(node::DROP_IN_NAME);
+        fs::write(&settings, node::DROP_IN).expect("write");
         network.remove_network().await.expect("look");
-        assert!(plugin.exists() && record.exists());
+        assert!(plugin.exists() && record.exists() && settings.exists());
 
         fs::remove_file(&record).expect("the pod goes");
         assert_eq!(held(&data).expect("look"), 0);
+        network.remove_network().await.expect("remove");
+        assert!(!plugin.exists() && !data.exists() && !settings.exists());
+        fs::create_dir_all(&data).expect("make a folder");
+        fs::write(&plugin, "").expect("write");
         assert_eq!(
             remove_plugin(&bin, &data).expect("remove"),
             "removed the program and its records"

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use proxy_ebpf::node::{DROP_IN, DROP_IN_NAME};
 
 #[derive(Args)]
 pub(super) struct InstallCni {
@@ -18,6 +19,10 @@ pub(super) struct InstallCni {
     /// Folder from which the container runtime starts plugins.
     #[arg(long)]
     cni_bin_dir: PathBuf,
+    /// Folder of systemd's kernel settings, `/etc/sysctl.d` of the host, for a file that keeps the reverse path check off the
+    /// devices of pods.
+    #[arg(long)]
+    sysctl_dir: Option<PathBuf>,
 }
 
 impl InstallCni {
@@ -25,27 +30,34 @@ impl InstallCni {
         let plugin =
             fs::read(&self.source).with_context(|| format!("read --source {}", self.source.display()))?;
         let name = self.source.file_name().context("--source names no file")?;
-        let path = self.cni_bin_dir.join(name);
-        if fs::read(&path).is_ok_and(|installed| installed == plugin) {
-            println!("{} is up to date", path.display());
-            return Ok(());
+        install(&self.cni_bin_dir.join(name), &plugin, 0o755)?;
+        if let Some(dir) = &self.sysctl_dir {
+            install(&dir.join(DROP_IN_NAME), DROP_IN.as_bytes(), 0o644)?;
         }
-        replace(&path, &plugin).with_context(|| format!("write {}", path.display()))?;
-        println!("{} is installed", path.display());
         Ok(())
     }
 }
 
+fn install(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    if fs::read(path).is_ok_and(|installed| installed == content) {
+        println!("{} is up to date", path.display());
+        return Ok(());
+    }
+    replace(path, content, mode).with_context(|| format!("write {}", path.display()))?;
+    println!("{} is installed", path.display());
+    Ok(())
+}
+
 /// Writes beside the file and renames, so that the runtime finds the old plugin or the new one, whole, at any time. One that
 /// runs meanwhile keeps its file.
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
+fn replace(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
     let temporary = path.with_extension("new");
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;
-    file.set_permissions(Permissions::from_mode(0o755))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     // A node that loses power now must not have an empty plugin.
     file.sync_all()?;
     fs::rename(&temporary, path)
@@ -64,6 +76,7 @@ mod tests {
         let install = || InstallCni {
             source: source.clone(),
             cni_bin_dir: bin.clone(),
+            sysctl_dir: Some(dir.path().join("sysctl.d")),
         };
         install().run().expect("install");
         let installed = bin.join("orlop-cni");
@@ -73,6 +86,11 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o755);
+        let settings = fs::read_to_string(dir.path().join("sysctl.d/99-zz-orlop.conf")).expect("it is there");
+        assert!(
+            settings.contains("\n-net.ipv4.conf.orl*.rp_filter = 0\n"),
+            "{settings}"
+        );
         let before = fs::metadata(&installed)
             .and_then(|meta| meta.modified())
             .expect("its time");

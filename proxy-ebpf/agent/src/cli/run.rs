@@ -15,7 +15,7 @@ use proxy_ebpf::{
     healthz::Health,
     http::Listen,
     metrics::Metrics,
-    node::{NodeSettings, Routing},
+    node::{NodeSettings, Routing, plan::PodDevices},
     node_ports::NodePortAddresses,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,6 +64,9 @@ pub(super) struct Run {
     cni_data_dir: PathBuf,
     #[command(flatten)]
     routing: Routing,
+    /// What joins pods to this node. Used with --cni-conf-dir; pods that run keep what they have.
+    #[arg(long, default_value = "veth")]
+    pod_devices: PodDevices,
     /// Address and port of /healthz and /livez, for example 0.0.0.0:10256. Without it, and without --config, nothing listens.
     #[arg(long)]
     healthz_bind_address: Option<SocketAddr>,
@@ -101,6 +104,7 @@ impl Run {
                 cni_conf_dir: self.cni_conf_dir,
                 cni_data_dir: self.cni_data_dir,
                 routing: self.routing,
+                pod_devices: self.pod_devices,
             },
         };
         // One thread: the agent is idle unless something changes, and a change is microseconds of work.

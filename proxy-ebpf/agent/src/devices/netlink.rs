@@ -127,6 +127,7 @@ fn link(message: &LinkMessage) -> Link {
                 for info in infos {
                     match info {
                         LinkInfo::Kind(InfoKind::Veth) => link.kind = LinkKind::Veth,
+                        LinkInfo::Kind(InfoKind::Netkit) => link.kind = LinkKind::Netkit,
                         LinkInfo::Kind(InfoKind::Vxlan | InfoKind::GreTap) => link.kind = LinkKind::Tunnel,
                         _ => {}
                     }

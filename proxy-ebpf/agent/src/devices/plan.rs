@@ -39,6 +39,8 @@ pub struct Link {
 pub enum LinkKind {
     /// A pair, of which the other end may be in a pod.
     Veth,
+    /// A pair that runs programs by itself, of which the other end may be in a pod.
+    Netkit,
     /// A tunnel with Ethernet headers.
     Tunnel,
     /// Anything else.
@@ -91,8 +93,8 @@ pub fn state(settings: &DeviceSettings, nodes: &HashMap<String, Node>, observed:
         .iter()
         .filter(|link| link.mac.is_some() && !link.has_master)
     {
-        if is_pod(link, observed) {
-            state.roles.insert(link.ifindex, Role::Pod);
+        if let Some(role) = pod_role(link, observed) {
+            state.roles.insert(link.ifindex, role);
         } else if is_uplink(link, node, observed) {
             state.roles.insert(link.ifindex, Role::Uplink);
             let device = device(link, node, observed, settings.masquerade);
@@ -105,7 +107,8 @@ pub fn state(settings: &DeviceSettings, nodes: &HashMap<String, Node>, observed:
         .filter_map(|&(ifindex, address, pod_mac)| {
             let link = observed.links.iter().find(|link| link.ifindex == ifindex)?;
             let is_routed = host_routes(ifindex, observed).any(|route| route.network.address == address);
-            if state.roles.get(&ifindex) != Some(&Role::Pod) || !is_routed {
+            let is_pod = matches!(state.roles.get(&ifindex), Some(Role::Pod | Role::Netkit));
+            if !is_pod || !is_routed {
                 return None;
             }
             let pod = LocalPod {
@@ -133,10 +136,16 @@ pub fn state(settings: &DeviceSettings, nodes: &HashMap<String, Node>, observed:
     state
 }
 
-/// The node's end of a pod's veth: the pod is reached by a route of its own.
-fn is_pod(link: &Link, observed: &Observed) -> bool {
-    link.kind == LinkKind::Veth
-        && (link.name.starts_with(POD_DEVICES) || host_routes(link.ifindex, observed).next().is_some())
+/// That of the node's end of a pod's pair: the pod is reached by a route of its own.
+fn pod_role(link: &Link, observed: &Observed) -> Option<Role> {
+    let role = match link.kind {
+        LinkKind::Veth => Role::Pod,
+        // In mode L3 it has the Ethernet address of nobody, and carries no Ethernet headers that programs could go by.
+        LinkKind::Netkit if link.mac != Some([0; 6]) => Role::Netkit,
+        _ => return None,
+    };
+    let is_pod = link.name.starts_with(POD_DEVICES) || host_routes(link.ifindex, observed).next().is_some();
+    is_pod.then_some(role)
 }
 
 /// A device by which this node is known, or by which it reaches what it is not on itself.

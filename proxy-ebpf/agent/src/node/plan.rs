@@ -385,8 +385,37 @@ fn tunnel_mtu(own: &Node, links: &[OnLink], local: IpAddr) -> u32 {
     }
 }
 
+/// What the pairs of devices are that join pods to this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PodDevices {
+    /// Those that every kernel has.
+    #[default]
+    Veth,
+    /// Those that run programs as the pod sends: Linux 6.10 or newer with CONFIG_NETKIT.
+    Netkit,
+    /// Netkit where the kernel has it, else veth.
+    Auto,
+}
+
+impl PodDevices {
+    /// As the plugin's field `device` has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netkit => "netkit",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// The configuration of `orlop-cni` on this node. Pods get an MTU with which their packets reach every node unchanged.
-pub fn conflist(node: &Node, links: &[OnLink], tunnel: Option<Tunnel>, data_dir: &Path) -> String {
+pub fn conflist(
+    node: &Node,
+    links: &[OnLink],
+    tunnel: Option<Tunnel>,
+    data_dir: &Path,
+    devices: PodDevices,
+) -> String {
     let ranges: Vec<_> = node.pod_cidrs.iter().map(Cidr::to_string).collect();
     let mtu = tunnel.map_or_else(|| uplink_mtu(node, links), |tunnel| tunnel.mtu);
     let conflist = json!({
@@ -397,6 +426,7 @@ pub fn conflist(node: &Node, links: &[OnLink], tunnel: Option<Tunnel>, data_dir:
             "dataDir": data_dir,
             "mtu": mtu,
             "ranges": ranges,
+            "device": devices.name(),
             // This agent opens the host ports of the node's pods itself.
             "hostPorts": "proxy-ebpf",
             "capabilities": { "portMappings": true, "bandwidth": true, "ips": true, "mac": true },

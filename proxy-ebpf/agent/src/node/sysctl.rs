@@ -1,6 +1,6 @@
 //! The kernel's switches that the pod network depends on.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use proxy_ebpf_common::{SNAT_PORT_MAX, SNAT_PORT_MIN};
 use tracing::info;
@@ -11,6 +11,16 @@ use super::{
 };
 
 const NET: &str = "/proc/sys/net";
+/// How the names of the plugin's devices and of the tunnel begin.
+const DEVICES: &str = "orl";
+
+/// Name of a file for the folder `sysctl.d`. It sorts behind those of distributions, of which the last one counts.
+pub const DROP_IN_NAME: &str = "99-zz-orlop.conf";
+/// The file's content. The dash says that there may be no such device.
+pub const DROP_IN: &str = "# Of proxy-ebpf. Packets of Services may come back another way than they went: systemd is not to put the reverse path
+# check, which drops them, on devices of pods as they appear.
+-net.ipv4.conf.orl*.rp_filter = 0
+";
 
 /// Lets the kernel pass on packets of the families that pods have, without taking away what the node's own IPv6 lives on.
 pub(super) fn enable_forwarding(node: &Node, links: &[OnLink]) -> Result<(), NetworkError> {
@@ -27,6 +37,25 @@ pub(super) fn enable_forwarding(node: &Node, links: &[OnLink]) -> Result<(), Net
             }
         }
         set("ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+/// Takes the reverse path check off the devices of pods and the tunnel, where somebody has put it back: systemd sets every
+/// device that appears as its files say, perhaps after the plugin did (see [`DROP_IN`], which tells it otherwise). The reverse
+/// of a route need not be by these devices, since a Service may send the answer round another way.
+pub(super) fn loosen_reverse_paths(node: &Node) -> Result<(), NetworkError> {
+    if !node.pod_cidrs.iter().any(|cidr| cidr.address.is_ipv4()) {
+        return Ok(());
+    }
+    let dir = PathBuf::from(NET).join("ipv4/conf");
+    let entries = fs::read_dir(&dir).map_err(|source| NetworkError::Read {
+        path: dir.clone(),
+        source,
+    })?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for name in names.filter(|name| name.starts_with(DEVICES)) {
+        switch_off_source_check(&name)?;
     }
     Ok(())
 }
@@ -52,7 +81,11 @@ pub(crate) fn switch_off_source_check(device: &str) -> Result<bool, NetworkError
     // A device that has just gone has no settings.
     let is_on = read(&path).is_some_and(|value| value != "0");
     if is_on {
-        set(&path, "0")?;
+        match set(&path, "0") {
+            // A pod that has ended meanwhile.
+            Err(NetworkError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
     Ok(is_on)
 }

@@ -132,6 +132,7 @@ fn network(dir: &std::path::Path) -> Network {
                 vni: 7,
                 port: 4790,
             },
+            pod_devices: super::plan::PodDevices::Veth,
         },
     )
 }
@@ -204,6 +205,32 @@ fn neighbours_are_routed_to_and_others_reached_by_vxlan() {
         let before = state();
         network(scene.dir.path()).reconcile(&scene.nodes).await;
         assert_eq!(state(), before);
+    });
+}
+
+#[test]
+fn the_reverse_path_check_stays_off_pods_and_the_tunnel() {
+    on_a_node(async |mut scene| {
+        let switch = |name: &str| format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        let read = |name: &str| {
+            std::fs::read_to_string(switch(name))
+                .expect("a switch")
+                .trim()
+                .to_owned()
+        };
+        ip("link add orl0123 type veth peer name pod0");
+        scene.reconcile().await;
+        assert_eq!(read("orlop-vxlan"), "0");
+        // As systemd does with every device.
+        for name in ["orl0123", "orlop-vxlan", "eth0"] {
+            std::fs::write(switch(name), "2").expect("set a switch");
+        }
+        scene.reconcile().await;
+        assert_eq!(
+            (read("orl0123"), read("orlop-vxlan")),
+            ("0".to_owned(), "0".to_owned())
+        );
+        assert_eq!(read("eth0"), "2", "the node's own devices are its own business");
     });
 }
 

@@ -20,9 +20,35 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
-/// Attaches a program to a device by a link (tcx, since Linux 6.6), after those that are there.
-pub fn attach_to_device(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> io::Result<OwnedFd> {
-    /// The kernel's structure as far as tcx uses it.
+const BPF_NETKIT_PRIMARY: u32 = 54;
+const BPF_NETKIT_PEER: u32 = 55;
+
+/// How a device runs programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// In its traffic control, as any device: tcx, since Linux 6.6.
+    Any,
+    /// By itself, at both ends of the pair: netkit, since Linux 6.7.
+    Netkit,
+}
+
+/// Whether the kernel has netkit devices, found out with a program for devices.
+pub fn has_netkit(program: BorrowedFd<'_>) -> bool {
+    // No device has this index. A kernel that does not know the kind of link says so before it looks for the device.
+    let attempt = attach_to_device(program, 0, DeviceKind::Netkit, Direction::Egress);
+    attempt.is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
+}
+
+/// Attaches a program to a device by a link, after those that are there.
+///
+/// Of netkit `ifindex` is that of the primary end: egress is what is sent by it, ingress is what the other end sends.
+pub fn attach_to_device(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    kind: DeviceKind,
+    direction: Direction,
+) -> io::Result<OwnedFd> {
+    /// The kernel's structure as far as tcx and netkit use it, which is alike.
     #[repr(C)]
     #[derive(Default)]
     struct Attr {
@@ -37,9 +63,11 @@ pub fn attach_to_device(program: BorrowedFd<'_>, ifindex: u32, direction: Direct
     let mut attr = Attr {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: ifindex,
-        attach_type: match direction {
-            Direction::Ingress => BPF_TCX_INGRESS,
-            Direction::Egress => BPF_TCX_EGRESS,
+        attach_type: match (kind, direction) {
+            (DeviceKind::Any, Direction::Ingress) => BPF_TCX_INGRESS,
+            (DeviceKind::Any, Direction::Egress) => BPF_TCX_EGRESS,
+            (DeviceKind::Netkit, Direction::Ingress) => BPF_NETKIT_PEER,
+            (DeviceKind::Netkit, Direction::Egress) => BPF_NETKIT_PRIMARY,
         },
         ..Attr::default()
     };

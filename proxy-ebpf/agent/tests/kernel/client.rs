@@ -23,6 +23,7 @@ use proxy_ebpf_common::Protocol;
 use crate::{
     PATIENCE,
     sandbox::{BPF_DIR, CGROUP},
+    traffic::Pair,
 };
 
 pub(crate) const VIP4: &str = "10.96.0.10";
@@ -73,7 +74,10 @@ pub(crate) fn run(scenario: &str) {
         "questions" => crate::histories::questions(),
         "agent" => crate::agent::run(),
         "packets" => crate::packets::run(),
-        "traffic" => crate::traffic::run(),
+        "traffic" => crate::traffic::run([Pair::Veth, Pair::Veth]),
+        "netkit" => crate::traffic::run([Pair::Netkit, Pair::Netkit]),
+        "netkit-and-veth" => crate::traffic::run([Pair::Veth, Pair::Netkit]),
+        "veth-and-netkit" => crate::traffic::run([Pair::Netkit, Pair::Veth]),
         unknown => panic!("there is no scenario {unknown}"),
     }
 }

@@ -305,6 +305,17 @@ fn traffic_reaches_services_by_packets_and_goes_on_without_the_agent() {
 }
 
 #[test]
+fn netkit_devices_run_the_programs_of_pods_as_veths_do() {
+    // While a node's kernel or configuration changes it has pods of both kinds.
+    if network::has_netkit() {
+        for pods in ["netkit", "netkit-and-veth", "veth-and-netkit"] {
+            let sandbox = Sandbox::bare(pods);
+            sandbox.run(pods);
+        }
+    }
+}
+
+#[test]
 fn a_restart_changes_nothing() {
     let mut sandbox = Sandbox::new("restart");
     let wanted = || {

@@ -3,18 +3,20 @@
 use std::{
     fs,
     io::ErrorKind,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
 };
 
+use proxy_ebpf::{pins, sys};
 use serde_json::{Value, json};
 
 use crate::{
     agent::{Agent, node, wait},
     api::Api,
     network::{LARGE_DATAGRAM, Namespace, Seen},
-    sandbox::CGROUP,
+    sandbox::{BPF_DIR, CGROUP},
 };
 
 /// An address of each family.
@@ -57,8 +59,15 @@ impl Drop for Nobody {
     }
 }
 
+/// What joins a pod to its node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pair {
+    Veth,
+    Netkit,
+}
+
 impl Stage {
-    fn set() -> Self {
+    fn set([pair_a, pair_b]: [Pair; 2]) -> Self {
         let (lan, node1, node2) = (Namespace::new(), Namespace::own(), Namespace::new());
         let client = Namespace::new();
         lan.ip("link add br0 type bridge");
@@ -93,9 +102,9 @@ impl Stage {
             client.ip(&format!("route add {vip}/32 via {by}"));
         }
         client.ip(&format!("-6 route add {}/128 via {}", EXTERNAL_IP[1], NODE1[1]));
-        let pod_a = pod(&node1, "orla", POD_A);
-        let pod_b = pod(&node1, "orlb", POD_B);
-        let pod_c = pod(&node2, "orlc", POD_C);
+        let pod_a = pod(&node1, "orla", pair_a, POD_A);
+        let pod_b = pod(&node1, "orlb", pair_b, POD_B);
+        let pod_c = pod(&node2, "orlc", Pair::Veth, POD_C);
         for (namespace, name) in [(&pod_a, "a"), (&pod_b, "b"), (&pod_c, "c")] {
             namespace.serve(name, TARGET);
         }
@@ -137,9 +146,12 @@ impl Stage {
 }
 
 /// A pod as `orlop-cni` wires it.
-fn pod(node: &Namespace, device: &str, [v4, v6]: Both) -> Namespace {
+fn pod(node: &Namespace, device: &str, pair: Pair, [v4, v6]: Both) -> Namespace {
     let pod = Namespace::new();
-    pod.join(node, device);
+    match pair {
+        Pair::Veth => pod.join(node, device),
+        Pair::Netkit => pod.join_by_netkit(node, device).expect("make a netkit pair"),
+    }
     pod.ip("link set eth0 address 02:00:00:00:00:05");
     node.ip(&format!("link set {device} address 02:00:00:00:00:01"));
     // The plugin switches it off, and systemd may switch it on again afterwards.
@@ -212,10 +224,10 @@ fn seen(server: &str, client: &str) -> Seen {
     }
 }
 
-pub(crate) fn run() {
+pub(crate) fn run(pairs: [Pair; 2]) {
     let dir = tempfile::tempdir().expect("make a folder");
     let nobody = Nobody::make();
-    let stage = Stage::set();
+    let stage = Stage::set(pairs);
     stage.endpoints(&[POD_A]);
     let agent = Agent::start_in(&stage.api, dir.path(), &nobody.0);
     agent.wait_for_health("200");
@@ -223,6 +235,9 @@ pub(crate) fn run() {
         stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("a"));
         from_outside(&stage, family, "a", CLIENT[family]);
         to_the_world(&stage, family);
+    }
+    for (device, pair) in ["orla", "orlb"].into_iter().zip(pairs) {
+        assert_attached(device, pair);
     }
     from_pods(&stage, POD_A, "a");
     stage.endpoints(&[POD_B]);
@@ -244,6 +259,33 @@ pub(crate) fn run() {
         .status()
         .expect("run proxy-ebpf cleanup");
     assert!(cleaned.success());
+}
+
+/// A pod's device runs both programs, in the way of its kind.
+fn assert_attached(device: &str, pair: Pair) {
+    let ifindex = nix::net::if_::if_nametoindex(device).expect("the device exists");
+    let (names, kind) = match pair {
+        Pair::Veth => (["pod_ingress", "pod_egress"], sys::LinkKind::TCX),
+        Pair::Netkit => (["netkit_ingress", "netkit_egress"], sys::LinkKind::NETKIT),
+    };
+    let links = pins::links_of(Path::new(
+        &std::env::var_os(BPF_DIR).expect("the parent names the folder"),
+    ));
+    for name in names {
+        let path = links.join(format!("{name}-{ifindex}"));
+        if pair == Pair::Veth && !path.exists() {
+            // Kernels before 6.6 have no links for devices.
+            continue;
+        }
+        let link = sys::open_pin(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let info = sys::link_info(link.as_fd()).expect("ask for the link");
+        assert_eq!(info.kind, kind, "{name}");
+        // Of the program that runs as the pod sends, the kernel names the pod's end, by its index in the pod.
+        match name {
+            "netkit_egress" => assert_ne!(info.ifindex(), 0),
+            _ => assert_eq!(info.ifindex(), ifindex, "{name}"),
+        }
+    }
 }
 
 /// A client in the world reaches `server`, which sees the client as `client`.

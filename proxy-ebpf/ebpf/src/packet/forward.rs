@@ -142,7 +142,7 @@ pub(crate) fn to_pod<F: PacketFamily>(
     if skb.store(0, &macs).is_err() {
         return drop::<F>(skb, scratch, DropReason::Rewrite);
     }
-    if past_veth {
+    if past_veth && scratch.packet.reaches_peers {
         to_peer(pod.ifindex)
     } else {
         to_device(pod.ifindex)

@@ -1,4 +1,4 @@
-//! The four programs.
+//! The programs, one for each place where packets are seen.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
 use proxy_ebpf_common::{DropReason, Hook};
@@ -21,30 +21,44 @@ const IPV6: u16 = 0x86dd_u16.to_be();
 
 #[classifier]
 pub fn pod_egress(ctx: TcContext) -> i32 {
-    see(ctx.skb.skb, Hook::POD_EGRESS)
+    see(ctx.skb.skb, Hook::POD_EGRESS, true)
 }
 
 #[classifier]
 pub fn pod_ingress(ctx: TcContext) -> i32 {
-    see(ctx.skb.skb, Hook::POD_INGRESS)
+    see(ctx.skb.skb, Hook::POD_INGRESS, true)
 }
 
 #[classifier]
 pub fn node_ingress(ctx: TcContext) -> i32 {
-    see(ctx.skb.skb, Hook::NODE_INGRESS)
+    see(ctx.skb.skb, Hook::NODE_INGRESS, true)
 }
 
 #[classifier]
 pub fn node_egress(ctx: TcContext) -> i32 {
-    see(ctx.skb.skb, Hook::NODE_EGRESS)
+    see(ctx.skb.skb, Hook::NODE_EGRESS, true)
+}
+
+/// What `pod_egress` does, where a netkit device runs it: as the pod sends. The kernel drops without a word what is given to
+/// another pod's end from there (`bpf_redirect_peer` is for ingress hooks), so packets go by the other pod's device, whose
+/// program sees them too. The device that such a program is told of is the node's, as in `pod_egress`.
+#[classifier]
+pub fn netkit_egress(ctx: TcContext) -> i32 {
+    see(ctx.skb.skb, Hook::POD_EGRESS, false)
 }
 
 #[inline(always)]
-fn see(skb: *mut __sk_buff, hook: Hook) -> i32 {
+fn see(skb: *mut __sk_buff, hook: Hook, reaches_peers: bool) -> i32 {
     let skb = Skb::new(skb);
     match skb.ether_type() {
-        IPV4 => V4::scratch().map_or(CONTINUE, |scratch| packet::<V4>(skb, scratch, hook)),
-        IPV6 => V6::scratch().map_or(CONTINUE, |scratch| packet::<V6>(skb, scratch, hook)),
+        IPV4 => V4::scratch().map_or(CONTINUE, |scratch| {
+            scratch.packet.reaches_peers = reaches_peers;
+            packet::<V4>(skb, scratch, hook)
+        }),
+        IPV6 => V6::scratch().map_or(CONTINUE, |scratch| {
+            scratch.packet.reaches_peers = reaches_peers;
+            packet::<V6>(skb, scratch, hook)
+        }),
         _ => CONTINUE,
     }
 }

@@ -52,7 +52,8 @@ pub(crate) struct Packet<A> {
     pub(crate) is_first_fragment: bool,
     /// The protocol that the packet's own header names: of an ICMP error not the one in `key`.
     pub(crate) outer_protocol: Protocol,
-    pub(crate) reserved: u8,
+    /// Whether this hook can give packets to the other end of a pod's pair.
+    pub(crate) reaches_peers: bool,
 }
 
 /// How a packet goes on.

@@ -118,6 +118,23 @@ fn devices_are_told_apart() {
 }
 
 #[test]
+fn a_pods_netkit_device_runs_programs_by_itself() {
+    let nodes = HashMap::from([node("node1", &["172.31.0.11"], &["10.244.0.0/24"])]);
+    let mut observed = observed();
+    observed.links[2].kind = LinkKind::Netkit;
+    // In mode L3, as another plugin may make them.
+    observed.links.push(Link {
+        mac: Some([0; 6]),
+        ..link(8, "lxc7", LinkKind::Netkit)
+    });
+    observed.routes.push(route("10.244.0.8/32", 8, false));
+    let state = state(&settings(true), &nodes, &observed);
+    assert_eq!(state.roles.get(&3), Some(&Role::Netkit));
+    assert_eq!(state.roles.get(&8), None);
+    assert_eq!(state.pods[&ip("10.244.0.5")].ifindex, 3);
+}
+
+#[test]
 fn networks_are_this_nodes_or_others() {
     let nodes = HashMap::from([
         node("node1", &[], &["10.244.0.0/24", "fd00:10:244::/64"]),

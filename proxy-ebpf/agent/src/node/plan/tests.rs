@@ -404,7 +404,13 @@ fn the_configuration_names_ranges_and_mtu() {
     let (nodes, mut links) = cluster(&[far()]);
     links.push(link("192.168.9.9", 24, 3, 9000));
     let read = |tunnel| {
-        let text = conflist(&nodes["own"], &links, tunnel, Path::new("/var/lib/orlop-cni"));
+        let text = conflist(
+            &nodes["own"],
+            &links,
+            tunnel,
+            Path::new("/var/lib/orlop-cni"),
+            PodDevices::Auto,
+        );
         serde_json::from_str::<serde_json::Value>(&text).expect("JSON")
     };
     let direct = read(None);
@@ -416,6 +422,7 @@ fn the_configuration_names_ranges_and_mtu() {
             "dataDir": "/var/lib/orlop-cni",
             "mtu": 1500,
             "ranges": ["10.244.0.0/24", "fd00:10:244::/64"],
+            "device": "auto",
             "hostPorts": "proxy-ebpf",
             "capabilities": { "portMappings": true, "bandwidth": true, "ips": true, "mac": true },
         }],
