@@ -51,6 +51,8 @@ pub enum Request {
     Get(Key),
     /// All keys of a group (`None`: of all groups), at a revision (`None`: at the newest).
     List(Option<u8>, Option<Revision>),
+    /// All keys of a group as any state that is at hand has them, be it the newest or not.
+    StaleList(Option<u8>),
     /// A write of a key that must be absent; with `ttl` the store may delete it by itself.
     Create {
         /// Which key.
@@ -88,7 +90,7 @@ impl Request {
             | Request::Create { key, .. }
             | Request::Update { key, .. }
             | Request::Delete { key, .. } => Some(*key),
-            Request::List(..) | Request::Compact(_) => None,
+            Request::List(..) | Request::StaleList(_) | Request::Compact(_) => None,
         }
     }
 

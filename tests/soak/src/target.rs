@@ -90,6 +90,8 @@ async fn ask(store: &impl Store, request: &Request) -> Answer {
             Err(error) => Ok(failed(&error)),
         },
         Request::List(group, revision) => list(store, *group, *revision).await,
+        // A store has no other state at hand.
+        Request::StaleList(group) => list(store, *group, None).await,
         Request::Create { key, value, ttl } => {
             let content = value::encode(*value);
             written(store.create(&path(*key), content, ttl.then_some(TTL)).await)

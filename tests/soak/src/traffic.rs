@@ -153,7 +153,8 @@ impl<T: Target> Run<T> {
             let logged = self.logged.load(Ordering::Relaxed);
             return match random.random_range(0..100) {
                 0..50 => Request::Get(key),
-                50..80 => Request::List(group, None),
+                50..75 => Request::List(group, None),
+                75..80 => Request::StaleList(group),
                 _ => Request::List(group, Some(recent(self.start, logged, random))),
             };
         }

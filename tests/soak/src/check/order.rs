@@ -107,7 +107,7 @@ fn refuses(request: &Request, now: Option<Standing>) -> bool {
         Request::Update { expected, .. } | Request::Delete { expected, .. } => {
             now.is_none_or(|now| now.mod_revision != *expected)
         }
-        Request::Get(_) | Request::List(..) | Request::Compact(_) => false,
+        Request::Get(_) | Request::List(..) | Request::StaleList(_) | Request::Compact(_) => false,
     }
 }
 

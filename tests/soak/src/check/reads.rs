@@ -34,6 +34,12 @@ pub(super) fn check(history: &History, log: &Log<'_>, violations: &mut Vec<Strin
                     violations.push(format!("a compacted revision was read: {operation:?}"));
                 }
             }
+            (Request::StaleList(group), Answer::Listed { items, revision })
+                if *items != log.list(*group, *revision) =>
+            {
+                let expected = log.list(*group, *revision);
+                violations.push(format!("the log has {expected:?}: {operation:?}"));
+            }
             (Request::List(_, Some(asked)), Answer::Compacted) if compactions.possible(*asked, operation) => {
             }
             (_, Answer::Compacted) => violations.push(format!("nobody had compacted that: {operation:?}")),

@@ -48,6 +48,11 @@ fn honest() -> History {
             operation(14, Request::List(Some(1), Some(12)), listed(&[(B, 2, 12)], 12)),
             operation(16, Request::Compact(12), Answer::Done),
             operation(18, Request::List(None, Some(11)), Answer::Compacted),
+            operation(
+                20,
+                Request::StaleList(None),
+                listed(&[(A, 1, 11), (B, 2, 12)], 12),
+            ),
         ],
         watches: vec![Watched {
             group: None,
@@ -250,6 +255,10 @@ fn a_wrong_value_is_noticed() {
     });
     lie("the log has", |history| {
         history.operations[7].answer = listed(&[(B, 2, 12)], 13)
+    });
+    // A stale list may be old, but not of two times.
+    lie("the log has", |history| {
+        history.operations[10].answer = listed(&[(A, 3, 13), (B, 2, 12)], 12)
     });
 }
 

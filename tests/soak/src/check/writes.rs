@@ -82,7 +82,7 @@ fn check_condition(operation: &Operation, place: Revision, log: &Log<'_>, violat
     let held = match operation.request {
         Request::Create { .. } => before.is_none(),
         Request::Update { expected, .. } | Request::Delete { expected, .. } => before == Some(expected),
-        Request::Get(_) | Request::List(..) | Request::Compact(_) => true,
+        Request::Get(_) | Request::List(..) | Request::StaleList(_) | Request::Compact(_) => true,
     };
     if !held {
         violations.push(format!(
@@ -100,6 +100,6 @@ pub(super) fn place(operation: &Operation, log: &Log<'_>) -> Option<Revision> {
             .filter(|event| event.key == key)
             .map(|event| event.revision),
         Request::Delete { key, expected } => log.deletion_of(key, expected),
-        Request::Get(_) | Request::List(..) | Request::Compact(_) => None,
+        Request::Get(_) | Request::List(..) | Request::StaleList(_) | Request::Compact(_) => None,
     }
 }
