@@ -234,3 +234,95 @@ impl Writer {
 }
 
 const META_V1: &str = "meta.k8s.io/v1";
+
+#[cfg(test)]
+mod tests {
+    use api::{registry::Registry, table::IncludeObject};
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    const COUNT: usize = 3000;
+
+    fn resource() -> Arc<Resource> {
+        let registry = Registry::builtin();
+        registry.find("", "v1", "configmaps").unwrap().clone()
+    }
+
+    fn object(resource: &Resource, number: usize, bytes: usize) -> Arc<Object> {
+        let value = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": number.to_string(), "namespace": "a"},
+            "data": {"key": "x".repeat(bytes)},
+        });
+        let key = format!("/registry/configmaps/a/{number}").into();
+        Arc::new(Object::new(resource, "/registry/configmaps/", key, value, 1).unwrap())
+    }
+
+    /// A body holds an object until it has written it: so what is held tells how much of the list exists.
+    #[tokio::test]
+    async fn items_are_written_when_they_are_sent() {
+        let resource = resource();
+        for (encoding, form) in [
+            (Encoding::Json, Form::Metadata),
+            (Encoding::Json, Form::Table(IncludeObject::Object)),
+            (Encoding::Protobuf, Form::Object),
+            (Encoding::Protobuf, Form::Metadata),
+        ] {
+            let objects: Vec<_> = (0..COUNT).map(|number| object(&resource, number, 300)).collect();
+            let items = objects.iter().cloned().map(Item::Cached).collect();
+            let writer = Writer {
+                resource: resource.clone(),
+                output: Output { encoding, form },
+            };
+            let mut body = match encoding {
+                Encoding::Protobuf => writer.protobuf(Map::new(), items).unwrap(),
+                _ => writer.json(Map::new(), items),
+            };
+            let held = || {
+                let held = objects.iter().filter(|object| Arc::strong_count(object) > 1);
+                held.count()
+            };
+            assert_eq!(held(), COUNT);
+            let mut left = COUNT;
+            let mut frames = 0;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.unwrap().into_data().unwrap();
+                assert!(frame.len() < 48 * 1024, "a frame of {} bytes", frame.len());
+                assert!(
+                    left - held() < COUNT / 2,
+                    "{} were written at once",
+                    left - held()
+                );
+                left = held();
+                frames += 1;
+            }
+            assert!(
+                frames > 4 && left == 0,
+                "{encoding:?} {form:?}: {frames} frames, {left} left"
+            );
+        }
+    }
+
+    /// Objects in plain JSON are not even copied, but for small ones that share a frame.
+    #[tokio::test]
+    async fn plain_lists_send_the_bytes_of_the_cache() {
+        let resource = resource();
+        let objects: Vec<_> = (0..3).map(|number| object(&resource, number, 100_000)).collect();
+        let writer = Writer {
+            resource: resource.clone(),
+            output: Output::default(),
+        };
+        let items = objects.iter().cloned().map(Item::Cached).collect();
+        let mut body = writer.json(Map::new(), items);
+        let mut shared = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.unwrap().into_data().unwrap();
+            let is_part = |object: &Arc<Object>| {
+                let whole = object.pieces().next().unwrap();
+                whole.as_ptr_range().contains(&frame.as_ptr())
+            };
+            shared += objects.iter().filter(|object| is_part(object)).count();
+        }
+        assert_eq!(shared, 3);
+    }
+}
