@@ -4,6 +4,7 @@
 //! Go would leave out when zero are gone, those it always writes are there, quantities, times and bytes are in
 //! canonical form. Whatever reads objects later may rely on it.
 
+mod duplicates;
 mod scalar;
 mod walk;
 
@@ -14,6 +15,7 @@ use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 use walk::{Context, Walk};
 
+pub use duplicates::duplicate_fields;
 pub(crate) use walk::zero_message;
 
 /// The largest request body.
@@ -47,6 +49,9 @@ pub struct Decoded {
     pub value: Value,
     /// Texts for `Warning:` headers.
     pub warnings: Vec<String>,
+    /// The object came with a `metadata.managedFields` that is empty but there, which asks to forget them all; among the
+    /// values it is left out, as all that is empty.
+    pub forgets_managers: bool,
 }
 
 /// The kind a request body must have.
@@ -79,20 +84,15 @@ pub fn decode(body: &[u8], media: Media, expected: Expected<'_>, mode: FieldVali
         }
         Media::Yaml => {
             let (value, duplicates) = parse_yaml(body, expected.kind)?;
-            let mut decoded = decode_value(value, expected, mode)?;
-            if let Some(duplicates) = duplicates {
-                match mode {
-                    FieldValidation::Ignore => {}
-                    FieldValidation::Warn => decoded.warnings.push(duplicates),
-                    FieldValidation::Strict => {
-                        return Err(unhandled(
-                            expected,
-                            &format!("strict decoding error: {duplicates}"),
-                        ));
-                    }
-                }
+            let Some(duplicates) = duplicates.filter(|_| mode != FieldValidation::Ignore) else {
+                return decode_value(value, expected, mode);
+            };
+            let mut decoded = decode_value(value, expected, FieldValidation::Warn)?;
+            decoded.warnings.insert(0, duplicates);
+            match mode {
+                FieldValidation::Strict => Err(not_strict(expected, &decoded.warnings)),
+                _ => Ok(decoded),
             }
-            Ok(decoded)
         }
     }
 }
@@ -111,6 +111,11 @@ pub fn yaml_to_value(body: &[u8]) -> Result<Value> {
     parse_yaml(body, "object").map(|(value, _)| value)
 }
 
+/// The same, with a text on keys that are given twice, if there are any.
+pub fn yaml_to_value_and_complaint(body: &[u8]) -> Result<(Value, Option<String>)> {
+    parse_yaml(body, "object")
+}
+
 /// The value, and a text on duplicate keys if there are any.
 fn parse_yaml(body: &[u8], kind: &str) -> Result<(Value, Option<String>)> {
     use serde_saphyr::options::DuplicateKeyPolicy;
@@ -120,18 +125,23 @@ fn parse_yaml(body: &[u8], kind: &str) -> Result<(Value, Option<String>)> {
         let options = serde_saphyr::options! { duplicate_keys: duplicate_keys, with_snippet: false };
         serde_saphyr::from_str_with_options::<Value>(text, options)
     };
-    let first = match parse(DuplicateKeyPolicy::Error) {
-        Ok(value) => return Ok((value, None)),
-        Err(error) => error.to_string(),
-    };
-    match parse(DuplicateKeyPolicy::LastWins) {
-        Ok(value) => Ok((value, Some(format!("yaml: {first}")))),
-        Err(error) => Err(unreadable(
+    let malformed = |error: serde_saphyr::Error| {
+        unreadable(
             kind,
             &format!("error converting YAML to JSON: yaml: {error}"),
             body,
-        )),
+        )
+    };
+    if let Ok(value) = parse(DuplicateKeyPolicy::Error) {
+        return Ok((value, None));
     }
+    let value = parse(DuplicateKeyPolicy::LastWins).map_err(malformed)?;
+    let lines = duplicates::duplicate_keys(text).map_err(malformed)?;
+    let complaint = format!(
+        "error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
+        lines.join("\n  ")
+    );
+    Ok((value, Some(complaint)))
 }
 
 fn finish(
@@ -151,10 +161,7 @@ fn finish(
     let complaints = context.complaints();
     let warnings = match mode {
         FieldValidation::Strict if !complaints.is_empty() => {
-            return Err(unhandled(
-                expected,
-                &format!("strict decoding error: {}", complaints.join(", ")),
-            ));
+            return Err(not_strict(expected, &complaints));
         }
         FieldValidation::Warn => complaints,
         _ => Vec::new(),
@@ -167,6 +174,7 @@ fn finish(
     Ok(Decoded {
         value: Value::Object(map),
         warnings,
+        forgets_managers: context.forgets_managers,
     })
 }
 
@@ -231,6 +239,14 @@ fn is_known(given: &str, kind: &str) -> bool {
     ["io.k8s.api", "io.k8s"]
         .iter()
         .any(|root| TypeRef::by_name(&format!("{root}.{package}.{version}.{kind}")).is_some())
+}
+
+/// All that strict decoding has to say, at once.
+fn not_strict(expected: Expected<'_>, complaints: &[String]) -> Status {
+    unhandled(
+        expected,
+        &format!("strict decoding error: {}", complaints.join(", ")),
+    )
 }
 
 fn unhandled(expected: Expected<'_>, why: &str) -> Status {

@@ -21,6 +21,8 @@ pub(super) struct Context {
     complaints: Vec<Complaint>,
     /// The first wrong type or malformed scalar.
     error: Option<Mistake>,
+    /// `metadata.managedFields` is a list with nothing in it.
+    pub(super) forgets_managers: bool,
     depth: usize,
 }
 
@@ -381,6 +383,12 @@ impl Walk<'_> {
             };
         }
         context.depth -= 1;
+        if context.depth == 1 && seen.iter().any(|field| field.name() == "managedFields") {
+            context.forgets_managers |= out
+                .get("managedFields")
+                .and_then(Value::as_array)
+                .is_some_and(Vec::is_empty);
+        }
         normalise(ty, &mut out);
         Ok(Value::Object(out))
     }
