@@ -11,7 +11,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The only manager that takes over from client-side apply.
 pub(super) const KUBECTL: &str = "kubectl";
 /// All annotations of an object together may not be longer.
-const MAX_ANNOTATION: usize = 256 << 10;
+const MAX_ANNOTATIONS: usize = 256 << 10;
 
 /// The fields that client-side apply set and nobody changed since.
 pub(super) fn fields_from_client(shape: Shape, live: &Value, api_version: &str) -> Option<FieldSet> {
@@ -27,6 +27,7 @@ pub(super) fn fields_from_client(shape: Shape, live: &Value, api_version: &str) 
 }
 
 /// Keeps the annotation, where there is one, in step with what is applied, so that client-side apply can take over again.
+/// Where it would make the annotations too long, it goes.
 pub(super) fn refresh(object: &mut Value, config: &Value) {
     if annotation(object).is_none() {
         return;
@@ -38,12 +39,18 @@ pub(super) fn refresh(object: &mut Value, config: &Value) {
     {
         annotations.remove(LAST_APPLIED);
     }
-    let mut text = config.to_string();
-    text.push('\n');
-    if text.len() > MAX_ANNOTATION {
-        text.clear();
+    let text = format!("{config}\n");
+    let Some(annotations) = object
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    annotations.insert(LAST_APPLIED.to_owned(), text.into());
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    if annotations.iter().map(size).sum::<usize>() > MAX_ANNOTATIONS {
+        annotations.remove(LAST_APPLIED);
     }
-    object["metadata"]["annotations"][LAST_APPLIED] = text.into();
 }
 
 fn annotation(object: &Value) -> Option<&str> {

@@ -574,6 +574,86 @@ fn coming_from_client_side_apply() {
     );
 }
 
+/// Rows of structured-merge-diff's `merge/duplicates_test.go`.
+#[test]
+fn duplicates_that_are_there_are_one_field() {
+    let ports = |ports: Value| containers(json!([{"name": "c", "image": "i", "ports": ports}]));
+    let of = |live: &Live, manager: &str| {
+        live.fields(manager)["f:spec"]["f:template"]["f:spec"]["f:containers"]["k:{\"name\":\"c\"}"]["f:ports"].clone()
+    };
+    let port = |number: i64, name: &str| json!({"containerPort": number, "protocol": "TCP", "name": name});
+    let (one, two) = (port(80, "a"), port(80, "b"));
+    let mut live = Live::deployment();
+    live.update("updater", ports(json!([one, two, port(81, "c")])));
+    let key = "k:{\"containerPort\":80,\"protocol\":\"TCP\"}";
+    assert_eq!(of(&live, "updater")[key], json!({}));
+    assert_eq!(
+        of(&live, "updater")["k:{\"containerPort\":81,\"protocol\":\"TCP\"}"],
+        json!({".": {}, "f:containerPort": {}, "f:name": {}, "f:protocol": {}})
+    );
+    // Who applies other items leaves them be; who applies theirs takes their place, all of them being one field.
+    live.apply("other", ports(json!([port(82, "d")])));
+    let names = |live: &Live| -> Vec<Value> {
+        let ports = live.object()["spec"]["template"]["spec"]["containers"][0]["ports"].as_array();
+        ports
+            .into_iter()
+            .flatten()
+            .map(|port| port["name"].clone())
+            .collect()
+    };
+    assert_eq!(names(&live), ["a", "b", "c", "d"]);
+    let conflict = live.conflict("applier", ports(json!([port(80, "x")])));
+    assert!(
+        conflict.ends_with(".ports[containerPort=80,protocol=\"TCP\"]"),
+        "{conflict}"
+    );
+    live.try_apply("applier", ports(json!([port(80, "x")])), true)
+        .unwrap();
+    assert_eq!(names(&live), ["x", "c", "d"]);
+    assert_eq!(of(&live, "updater").get(key), None);
+    assert_eq!(
+        of(&live, "applier")[key],
+        json!({".": {}, "f:containerPort": {}, "f:name": {}, "f:protocol": {}})
+    );
+    // An update that makes duplicates takes the field from whoever had it.
+    live.update("maker", ports(json!([port(80, "x"), port(80, "y")])));
+    assert_eq!(of(&live, "maker")[key], json!({}));
+    assert_eq!(of(&live, "applier").get(key), None);
+    // Changing one of them changes the field, leaving one of them removes it and adds that one.
+    live.update("changer", ports(json!([port(80, "x"), port(80, "z")])));
+    assert_eq!(of(&live, "changer")[key], json!({}));
+    assert_eq!(of(&live, "maker").get(key), None);
+    live.update("tidier", ports(json!([port(80, "x")])));
+    assert_eq!(
+        of(&live, "tidier")[key],
+        json!({".": {}, "f:containerPort": {}, "f:name": {}, "f:protocol": {}})
+    );
+    // Duplicates in what is applied are refused.
+    let refused = live
+        .try_apply("applier", ports(json!([one, two])), true)
+        .unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with(".ports: duplicate entries for key [containerPort=80,protocol=\"TCP\"]"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn an_annotation_that_would_be_too_long_goes() {
+    let mut live = Live::config_map();
+    let mut object = config_map(json!({"a": "1"}));
+    object["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": config_map(json!({"a": "1"})).to_string()});
+    live.update("kubectl-client-side-apply", object);
+    live.apply("kubectl", config_map(json!({"a": "x".repeat(256 << 10)})));
+    let annotations = live.object()["metadata"].get("annotations");
+    assert_eq!(
+        annotations.and_then(|a| a.get("kubectl.kubernetes.io/last-applied-configuration")),
+        None
+    );
+}
+
 #[test]
 fn the_oldest_updates_are_put_together() {
     let mut live = Live::config_map();

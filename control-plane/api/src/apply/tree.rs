@@ -3,7 +3,7 @@
 use super::field_set::{FieldSet, Node, readable};
 use super::shape::Shape;
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The fields that a configuration names. Errors are texts with paths, of all that cannot be.
 pub(super) fn fields_of(shape: Shape, value: &Value) -> Result<FieldSet, Vec<String>> {
@@ -47,6 +47,8 @@ fn walk_fields(shape: Shape, value: &Value, errors: &mut Vec<String>) -> Node {
                         below.member = true;
                         if !seen.insert(element.clone()) {
                             errors.push(format!(": duplicate entries for key {}", readable(&element)));
+                            // Items that cannot be told apart are one field.
+                            below.children = FieldSet::default();
                         }
                         node.children.put(element, below);
                     }
@@ -194,12 +196,20 @@ fn compare_lists(
                 &mut more,
                 &mut less,
             ),
-            // Items that cannot be told apart are one field.
-            (before, after) if before != after => match after {
-                [] => less.member = true,
-                _ => more.member = true,
-            },
-            _ => {}
+            // Items that cannot be told apart are one field; whatever was in the one that was there alone is gone with it.
+            ([_, _, ..], [_, _, ..]) => more.member = before != after,
+            ([_, _, ..], after) => {
+                if let [one] = after {
+                    compare(shape.item(), None, Some(one), &mut more, &mut less);
+                }
+                less.member = true;
+            }
+            (before, _) => {
+                if let [one] = before {
+                    compare(shape.item(), Some(one), None, &mut more, &mut less);
+                }
+                more.member = true;
+            }
         }
         changed.children.put(element.as_str(), more);
         removed.children.put(element, less);
@@ -246,29 +256,31 @@ pub(super) fn merge(shape: Shape, live: &Value, config: &Value) -> Value {
     }
 }
 
-/// Items of both in the order of the configuration; those only the live list has stay behind the ones they followed.
+/// Items of both in the order of the configuration; those only the live list has stay behind the ones they followed. Live
+/// items that cannot be told apart are not merged with one of the configuration: it takes their place.
 fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
     let key = |item: &Value| shape.element(item).unwrap_or_default();
     let live: Vec<(String, &Value)> = live.iter().map(|item| (key(item), item)).collect();
     let config: Vec<(String, &Value)> = config.iter().map(|item| (key(item), item)).collect();
-    let find = |items: &[(String, &Value)], key: &str| items.iter().position(|(k, _)| k == key);
+    let in_config: HashMap<&str, usize> = places(&config).map(|(key, at)| (key, at[0])).collect();
+    let in_live: HashMap<&str, Vec<usize>> = places(&live).collect();
     let mut out = Vec::with_capacity(live.len().max(config.len()));
     let mut shared = config
         .iter()
-        .filter(|(key, _)| find(&live, key).is_some())
         .map(|(key, _)| key.as_str())
+        .filter(|key| in_live.contains_key(key))
         .peekable();
     let (mut l, mut r) = (0, 0);
     while l < live.len() || r < config.len() {
         if let Some((key, own)) = live.get(l) {
-            match find(&config, key) {
+            match in_config.get(key.as_str()) {
                 None => {
                     out.push((*own).clone());
                     l += 1;
                     continue;
                 }
                 // Its turn comes where the configuration has it.
-                Some(at) if at != r && (shared.peek() != Some(&key.as_str()) || at < r) => {
+                Some(at) if *at != r && (shared.peek() != Some(&key.as_str()) || *at < r) => {
                     l += 1;
                     continue;
                 }
@@ -276,9 +288,12 @@ fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
             }
         }
         let Some((key, theirs)) = config.get(r) else { break };
-        match find(&live, key) {
+        match in_live.get(key.as_str()).map(Vec::as_slice) {
             Some(at) => {
-                out.push(merge(shape.item(), live[at].1, theirs));
+                out.push(match at {
+                    [one] => merge(shape.item(), live[*one].1, theirs),
+                    _ => (*theirs).clone(),
+                });
                 shared.next_if_eq(&key.as_str());
                 if live.get(l).is_some_and(|(own, _)| own == key) {
                     l += 1;
@@ -289,6 +304,15 @@ fn merge_lists(shape: Shape, live: &[Value], config: &[Value]) -> Vec<Value> {
         r += 1;
     }
     out
+}
+
+/// Where each key is, the first place first.
+fn places<'a>(items: &'a [(String, &Value)]) -> impl Iterator<Item = (&'a str, Vec<usize>)> {
+    let mut places: HashMap<&str, Vec<usize>> = HashMap::with_capacity(items.len());
+    for (i, (key, _)) in items.iter().enumerate() {
+        places.entry(key).or_default().push(i);
+    }
+    places.into_iter()
 }
 
 /// The value without the fields of a set; what is left empty by that becomes null.
