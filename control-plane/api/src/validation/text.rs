@@ -259,6 +259,17 @@ pub(crate) fn env_var_name_problems(text: &str) -> Vec<String> {
     problems
 }
 
+/// The name of an HTTP header.
+pub(crate) fn header_name_problems(text: &str) -> Vec<String> {
+    let valid = !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte == b'-' || byte.is_ascii_alphanumeric());
+    let problem = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for \
+                   validation is '[-A-Za-z0-9]+')";
+    (!valid).then(|| problem.to_owned()).into_iter().collect()
+}
+
 /// IANA service names of ports.
 pub(crate) fn port_name_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();

@@ -9,7 +9,7 @@ mod update;
 mod volume;
 
 use crate::meta::validate_labels;
-use crate::strategy::access::{int, list, map, text};
+use crate::strategy::access::{int, is_true, list, map, text};
 use crate::strategy::quantities;
 use crate::validation::net::ip;
 use crate::validation::text::{label_problems, subdomain_problems};
@@ -60,8 +60,9 @@ pub(crate) fn template(template: Option<&Value>, path: &str, errors: &mut ErrorL
 
 /// A pod spec.
 pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
-    let volumes = volume::volumes(list(spec, "/volumes"), &format!("{path}.volumes"), errors);
+    volume::volumes(list(spec, "/volumes"), &format!("{path}.volumes"), errors);
     let claims = resources::claims(spec, path, errors);
+    let volumes: Vec<&Value> = list(spec, "/volumes").iter().collect();
     container::containers(spec, path, &volumes, errors);
     for (at, container) in crate::strategy::pod::all_containers(spec) {
         if let Some(resources) = container.get("resources") {
@@ -113,6 +114,17 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
         }
     }
     scheduling::scheduling(spec, path, errors);
+    if spec.get("hostUsers") == Some(&Value::Bool(false)) {
+        for (field, shown) in [
+            ("hostNetwork", "hostNetwork"),
+            ("hostPID", "HostPID"),
+            ("hostIPC", "HostIPC"),
+        ] {
+            if is_true(spec, &format!("/{field}")) {
+                errors.forbidden(format!("{path}.{shown}"), "when `hostUsers` is false");
+            }
+        }
+    }
     resources::of_pod(spec, path, errors);
     resources::others(spec, path, errors);
 }

@@ -4,13 +4,16 @@ use crate::strategy::access::{Object, int, is_true, list, text};
 use crate::strategy::pod::all_containers;
 use crate::strategy::quantities::requirements;
 use crate::validation::text::{
-    config_key_problems, env_var_name_problems, label_problems, port_name_problems, qualified_name_problems,
+    config_key_problems, env_var_name_problems, header_name_problems, label_problems, port_name_problems,
+    qualified_name_problems,
 };
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 const MESSAGE_POLICIES: [&str; 2] = ["FallbackToLogsOnError", "File"];
+/// How long a pod has to end when it does not say.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const SCHEMES: [&str; 2] = ["HTTP", "HTTPS"];
 /// Fields of the pod that environment variables may show.
@@ -35,12 +38,13 @@ const CONTAINER_RESOURCES: [&str; 6] = [
     "requests.memory",
 ];
 
-/// All containers of a spec; `volumes` are the names they may mount.
-pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+/// All containers of a spec; `volumes` are those that they may mount.
+pub(super) fn containers(spec: &Value, path: &str, volumes: &[&Value], errors: &mut ErrorList) {
     if list(spec, "/containers").is_empty() {
         errors.push(FieldError::required(format!("{path}.containers"), ""));
     }
     let host_network = is_true(spec, "/hostNetwork");
+    let grace = int(spec, "/terminationGracePeriodSeconds").unwrap_or(DEFAULT_GRACE_SECONDS);
     let mut names: Vec<&str> = Vec::new();
     let mut host_ports: Vec<String> = Vec::new();
     for (at, container) in all_containers(spec) {
@@ -55,7 +59,7 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mu
             errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
         }
         names.push(name);
-        one(container, &path, volumes, errors);
+        one(container, &path, volumes, grace, errors);
         if at.starts_with("initContainers") {
             init(container, &path, errors);
         } else if at.starts_with("ephemeral") {
@@ -73,7 +77,8 @@ pub(super) fn containers(spec: &Value, path: &str, volumes: &[&str], errors: &mu
     }
 }
 
-fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+/// `grace` is how long the pod has to end, in seconds.
+fn one(container: &Object, path: &str, volumes: &[&Value], grace: i64, errors: &mut ErrorList) {
     let image = string(container, "image");
     if image.is_empty() {
         errors.push(FieldError::required(format!("{path}.image"), ""));
@@ -104,8 +109,17 @@ fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList)
         ("readinessProbe", false),
         ("startupProbe", true),
     ] {
-        if let Some(value) = container.get(probe) {
-            validate_probe(value, &format!("{path}.{probe}"), only_once, errors);
+        let Some(value) = container.get(probe) else {
+            continue;
+        };
+        validate_probe(value, &format!("{path}.{probe}"), only_once, errors);
+        if let ("readinessProbe", Some(grace)) = (probe, int(value, "/terminationGracePeriodSeconds")) {
+            let at = format!("{path}.{probe}.terminationGracePeriodSeconds");
+            errors.push(FieldError::invalid(
+                at,
+                &grace.into(),
+                "must not be set for readinessProbes",
+            ));
         }
     }
     for hook in ["postStart", "preStop"] {
@@ -116,6 +130,13 @@ fn one(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList)
                 &["exec", "httpGet", "tcpSocket", "sleep"],
                 errors,
             );
+            let seconds = int(value, "/sleep/seconds").unwrap_or(0);
+            if value.get("sleep").is_some() && !(0..=grace).contains(&seconds) {
+                let detail =
+                    format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                let at = format!("{path}.lifecycle.{hook}.sleep");
+                errors.push(FieldError::invalid(at, &seconds.into(), detail));
+            }
         }
     }
     requirements(
@@ -280,6 +301,10 @@ fn env(container: &Object, path: &str, errors: &mut ErrorList) {
 fn env_from(container: &Object, path: &str, errors: &mut ErrorList) {
     for (i, source) in items(container, "envFrom").iter().enumerate() {
         let path = format!("{path}.envFrom[{i}]");
+        let prefix = text(source, "/prefix");
+        if !prefix.is_empty() {
+            errors.problems(&format!("{path}.prefix"), prefix, env_var_name_problems(prefix));
+        }
         let given: Vec<&str> = ["configMapRef", "secretRef"]
             .into_iter()
             .filter(|k| source.get(k).is_some())
@@ -357,14 +382,20 @@ pub(super) fn resource_ref(reference: &Value, path: &str, errors: &mut ErrorList
     }
 }
 
-fn mounts(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorList) {
+fn mounts(container: &Object, path: &str, volumes: &[&Value], errors: &mut ErrorList) {
+    let all = items(container, "volumeMounts");
+    let devices = items(container, "volumeDevices");
+    let any =
+        |others: &[Value], field: &str, value: &str| others.iter().any(|other| text(other, field) == value);
     let mut paths: Vec<&str> = Vec::new();
-    for (i, mount) in items(container, "volumeMounts").iter().enumerate() {
-        let path = format!("{path}.volumeMounts[{i}]");
+    // Upstream leaves the index out of some paths.
+    let list_path = format!("{path}.volumeMounts");
+    for (i, mount) in all.iter().enumerate() {
+        let path = format!("{list_path}[{i}]");
         let name = text(mount, "/name");
         if name.is_empty() {
             errors.push(FieldError::required(format!("{path}.name"), ""));
-        } else if !volumes.contains(&name) {
+        } else if !volumes.iter().any(|volume| text(volume, "/name") == name) {
             errors.push(FieldError::not_found(format!("{path}.name"), name));
         }
         let target = text(mount, "/mountPath");
@@ -378,10 +409,21 @@ fn mounts(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorLi
             ));
         }
         paths.push(target);
+        if any(devices, "/name", name) {
+            errors.invalid(
+                format!("{path}.name"),
+                name,
+                "must not already exist in volumeDevices",
+            );
+        }
+        if any(devices, "/devicePath", target) {
+            let detail = "must not already exist as a path in volumeDevices";
+            errors.invalid(format!("{path}.mountPath"), target, detail);
+        }
         for field in ["subPath", "subPathExpr"] {
             relative_path(
                 text(mount, &format!("/{field}")),
-                &format!("{path}.{field}"),
+                &format!("{list_path}.{field}"),
                 errors,
             );
         }
@@ -393,6 +435,84 @@ fn mounts(container: &Object, path: &str, volumes: &[&str], errors: &mut ErrorLi
                 "subPathExpr and subPath are mutually exclusive",
             ));
         }
+        propagation(container, mount, &list_path, errors);
+    }
+    block_devices(container, &format!("{path}.volumeDevices"), volumes, errors);
+}
+
+/// How mounts below a mount show on the other side, and whether they can be written to.
+fn propagation(container: &Object, mount: &Value, path: &str, errors: &mut ErrorList) {
+    let given = mount.get("mountPropagation").and_then(Value::as_str);
+    if let Some(mode) = given {
+        let at = format!("{path}.mountPropagation");
+        errors.one_of(&at, mode, &["Bidirectional", "HostToContainer", "None"]);
+        let privileged = container
+            .get("securityContext")
+            .is_some_and(|context| is_true(context, "/privileged"));
+        if mode == "Bidirectional" && !privileged {
+            let detail = "Bidirectional mount propagation is available only to privileged containers";
+            errors.forbidden(at, detail);
+        }
+    }
+    let at = format!("{path}.recursiveReadOnly");
+    match mount.get("recursiveReadOnly").and_then(Value::as_str) {
+        None | Some("Disabled") => {}
+        Some("Enabled" | "IfPossible") => {
+            if !is_true(mount, "/readOnly") {
+                errors.forbidden(at.clone(), "may only be specified when readOnly is true");
+            }
+            if given.is_some_and(|mode| mode != "None") {
+                let detail = "may only be specified when mountPropagation is None or not specified";
+                errors.forbidden(at, detail);
+            }
+        }
+        Some(other) => errors.one_of(&at, other, &["Disabled", "Enabled", "IfPossible"]),
+    }
+}
+
+/// Volumes that are handed over as devices.
+fn block_devices(container: &Object, path: &str, volumes: &[&Value], errors: &mut ErrorList) {
+    let mounts = items(container, "volumeMounts");
+    let any = |field: &str, value: &str| mounts.iter().any(|mount| text(mount, field) == value);
+    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    for (i, device) in items(container, "volumeDevices").iter().enumerate() {
+        let (name, target) = (text(device, "/name"), text(device, "/devicePath"));
+        let (at, path) = (format!("{path}[{i}].name"), format!("{path}[{i}].devicePath"));
+        if name.is_empty() {
+            errors.required(at.clone(), "");
+        }
+        if names.contains(&name) {
+            errors.invalid(at.clone(), name, "must be unique");
+        }
+        match volumes.iter().find(|volume| text(volume, "/name") == name) {
+            None => errors.push(FieldError::not_found(at.clone(), name)),
+            Some(volume)
+                if volume.get("persistentVolumeClaim").is_none() && volume.get("ephemeral").is_none() =>
+            {
+                let detail =
+                    "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                errors.invalid(at.clone(), name, detail);
+            }
+            Some(_) => {}
+        }
+        if target.is_empty() {
+            errors.required(path.clone(), "");
+        }
+        if paths.contains(&target) {
+            errors.invalid(path.clone(), target, "must be unique");
+        }
+        if target.split('/').any(|part| part == "..") {
+            errors.invalid(path.clone(), target, "can not contain backsteps ('..')");
+        } else {
+            paths.push(target);
+        }
+        if any("/name", name) {
+            errors.invalid(at, name, "must not already exist in volumeMounts");
+        }
+        if any("/mountPath", target) {
+            errors.invalid(path, target, "must not already exist as a path in volumeMounts");
+        }
+        names.push(name);
     }
 }
 
@@ -461,6 +581,10 @@ fn handler(value: &Value, path: &str, kinds: &[&str], errors: &mut ErrorList) {
                 }
                 port_or_name(handler.get("port"), &format!("{path}.port"), errors);
                 errors.one_of(&format!("{path}.scheme"), text(handler, "/scheme"), &SCHEMES);
+                for header in list(handler, "/httpHeaders") {
+                    let name = text(header, "/name");
+                    errors.problems(&format!("{path}.httpHeaders"), name, header_name_problems(name));
+                }
             }
             "tcpSocket" | "grpc" => port_or_name(handler.get("port"), &format!("{path}.port"), errors),
             _ => {}

@@ -2,7 +2,7 @@
 
 use crate::meta::validate_labels;
 use crate::strategy::access::{int, list, map, text};
-use crate::validation::text::qualified_name_problems;
+use crate::validation::text::{label_problems, qualified_name_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
@@ -45,6 +45,41 @@ pub(super) fn scheduling(spec: &Value, path: &str, errors: &mut ErrorList) {
             action,
             &["DoNotSchedule", "ScheduleAnyway"],
         );
+        let later = &list(spec, "/topologySpreadConstraints")[i + 1..];
+        let same =
+            |other: &Value| text(other, "/topologyKey") == key && text(other, "/whenUnsatisfiable") == action;
+        if later.iter().any(same) {
+            let at = format!("{path}.{{topologyKey, whenUnsatisfiable}}");
+            errors.duplicate(at, format!("{{{key}, {action}}}"));
+        }
+        if let Some(domains) = int(c, "/minDomains") {
+            let at = format!("{path}.minDomains");
+            if domains <= 0 {
+                errors.invalid(at.clone(), domains, "must be greater than zero");
+            }
+            if action != "DoNotSchedule" {
+                let detail =
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
+                errors.invalid(at, domains, detail);
+            }
+        }
+        for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+            if let Some(policy) = c.get(field).and_then(Value::as_str) {
+                errors.one_of(&format!("{path}.{field}"), policy, &["Honor", "Ignore"]);
+            }
+        }
+        let keys = list(c, "/matchLabelKeys");
+        let at = format!("{path}.matchLabelKeys");
+        if !keys.is_empty() && c.get("labelSelector").is_none() {
+            errors.forbidden(at.clone(), "must not be specified when labelSelector is not set");
+        }
+        for (j, key) in keys.iter().enumerate() {
+            let key = key.as_str().unwrap_or_default();
+            errors.problems(&format!("{at}[{j}]"), key, qualified_name_problems(key));
+        }
+        if let Some(selector) = c.get("labelSelector") {
+            label_selector(selector, &format!("{path}.labelSelector"), errors);
+        }
     }
     let gates = list(spec, "/schedulingGates");
     let mut seen: Vec<&str> = Vec::new();
@@ -95,6 +130,10 @@ fn node_selector_term(term: &Value, path: &str, errors: &mut ErrorList) {
         for (i, requirement) in list(term, &format!("/{field}")).iter().enumerate() {
             let path = format!("{path}.{field}[{i}]");
             let values = list(requirement, "/values");
+            if field == "matchFields" {
+                node_field(requirement, &path, errors);
+                continue;
+            }
             match text(requirement, "/operator") {
                 "In" | "NotIn" if values.is_empty() => {
                     let detail = "must be specified when `operator` is 'In' or 'NotIn'";
@@ -116,16 +155,31 @@ fn node_selector_term(term: &Value, path: &str, errors: &mut ErrorList) {
                 )),
             }
             let key = text(requirement, "/key");
-            if field == "matchExpressions" {
-                errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
-            } else if key != "metadata.name" {
-                errors.push(FieldError::invalid(
-                    format!("{path}.key"),
-                    &key.into(),
-                    "not a valid field selector key",
-                ));
-            }
+            errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
         }
+    }
+}
+
+/// What a node selector may ask of a node's fields: that its name is, or is not, a certain one.
+fn node_field(requirement: &Value, path: &str, errors: &mut ErrorList) {
+    let values = list(requirement, "/values");
+    let at = format!("{path}.values");
+    match text(requirement, "/operator") {
+        "In" | "NotIn" if values.len() != 1 => {
+            let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+            errors.required(at.clone(), detail);
+        }
+        "In" | "NotIn" => {}
+        other => errors.invalid(format!("{path}.operator"), other, "not a valid selector operator"),
+    }
+    let key = text(requirement, "/key");
+    if key != "metadata.name" {
+        errors.invalid(format!("{path}.key"), key, "not a valid field selector key");
+        return;
+    }
+    for (i, name) in values.iter().enumerate() {
+        let name = name.as_str().unwrap_or_default();
+        errors.problems(&format!("{at}[{i}]"), name, subdomain_problems(name));
     }
 }
 
@@ -157,6 +211,23 @@ fn pod_affinity(affinity: &Value, kind: &str, path: &str, errors: &mut ErrorList
 fn pod_affinity_term(term: &Value, path: &str, errors: &mut ErrorList) {
     if let Some(selector) = term.get("labelSelector") {
         label_selector(selector, &format!("{path}.labelSelector"), errors);
+    }
+    if let Some(selector) = term.get("namespaceSelector") {
+        label_selector(selector, &format!("{path}.namespaceSelector"), errors);
+    }
+    for name in list(term, "/namespaces") {
+        let name = name.as_str().unwrap_or_default();
+        errors.problems(&format!("{path}.namespace"), name, label_problems(name));
+    }
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let (keys, at) = (list(term, &format!("/{field}")), format!("{path}.{field}"));
+        if !keys.is_empty() && term.get("labelSelector").is_none() {
+            errors.forbidden(at.clone(), "must not be specified when labelSelector is not set");
+        }
+        for (i, key) in keys.iter().enumerate() {
+            let key = key.as_str().unwrap_or_default();
+            errors.problems(&format!("{at}[{i}]"), key, qualified_name_problems(key));
+        }
     }
     let key = text(term, "/topologyKey");
     if key.is_empty() {

@@ -27,8 +27,8 @@ const HOST_PATH_TYPES: [&str; 8] = [
 /// The shortest life of a bound token.
 const MIN_TOKEN_SECONDS: i64 = 600;
 
-/// Checks all volumes and returns their names.
-pub(super) fn volumes<'a>(volumes: &'a [Value], path: &str, errors: &mut ErrorList) -> Vec<&'a str> {
+/// Checks all volumes.
+pub(super) fn volumes(volumes: &[Value], path: &str, errors: &mut ErrorList) {
     let mut names: Vec<&str> = Vec::new();
     for (i, volume) in volumes.iter().enumerate() {
         let path = format!("{path}[{i}]");
@@ -44,7 +44,6 @@ pub(super) fn volumes<'a>(volumes: &'a [Value], path: &str, errors: &mut ErrorLi
         names.push(name);
         sources(volume, &path, errors);
     }
-    names
 }
 
 fn sources(volume: &Value, path: &str, errors: &mut ErrorList) {
@@ -81,8 +80,16 @@ fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList)
         "configMap" => &["name"],
         "persistentVolumeClaim" => &["claimName"],
         "nfs" => &["server", "path"],
-        "csi" => &["driver"],
+        "csi" | "flexVolume" => &["driver"],
         "gitRepo" => &["repository"],
+        "glusterfs" => &["endpoints", "path"],
+        "iscsi" => &["targetPortal", "iqn"],
+        "rbd" => &["image"],
+        "azureFile" => &["secretName", "shareName"],
+        "azureDisk" => &["diskName", "diskURI"],
+        "vsphereVolume" => &["volumePath"],
+        "awsElasticBlockStore" | "portworxVolume" => &["volumeID"],
+        "gcePersistentDisk" => &["pdName"],
         _ => &[],
     };
     for field in required {
@@ -113,6 +120,18 @@ fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList)
         "projected" => {
             mode(source, "defaultMode", path, errors);
             projected(source, path, errors);
+        }
+        "csi" => {
+            let secret = source.get("nodePublishSecretRef");
+            if secret.is_some_and(|secret| text(secret, "/name").is_empty()) {
+                errors.required(format!("{path}.nodePublishSecretRef.name"), "");
+            }
+        }
+        "rbd" | "cephfs" if list(source, "/monitors").is_empty() => {
+            errors.required(format!("{path}.monitors"), "");
+        }
+        "ephemeral" if source.get("volumeClaimTemplate").is_none() => {
+            errors.required(format!("{path}.volumeClaimTemplate"), "");
         }
         "emptyDir" => {
             let limit = source.get("sizeLimit").and_then(Value::as_str);
@@ -194,6 +213,8 @@ fn downward(source: &Value, path: &str, errors: &mut ErrorList) {
 }
 
 fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
+    let owner = path;
+    let mut files: Vec<&str> = Vec::new();
     for (i, source) in list(source, "/sources").iter().enumerate() {
         let path = format!("{path}.sources[{i}]");
         let mut given = 0;
@@ -221,8 +242,23 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
                         errors.push(FieldError::required(format!("{path}.name"), ""));
                     }
                     keys_to_paths(inner, &path, errors);
+                    for item in list(inner, "/items") {
+                        once(
+                            &mut files,
+                            text(item, "/path"),
+                            owner,
+                            text(inner, "/name"),
+                            errors,
+                        );
+                    }
                 }
-                "downwardAPI" => downward(inner, &path, errors),
+                "downwardAPI" => {
+                    downward(inner, &path, errors);
+                    for item in list(inner, "/items") {
+                        let file = text(item, "/path");
+                        once(&mut files, file, owner, file, errors);
+                    }
+                }
                 "serviceAccountToken" => {
                     let seconds = int(inner, "/expirationSeconds").unwrap_or(MIN_TOKEN_SECONDS);
                     if seconds < MIN_TOKEN_SECONDS {
@@ -233,10 +269,23 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
                             detail,
                         ));
                     }
-                    file_path(text(inner, "/path"), &format!("{path}.path"), errors);
+                    let file = text(inner, "/path");
+                    file_path(file, &format!("{path}.path"), errors);
+                    once(&mut files, file, owner, file, errors);
                 }
                 _ => {}
             }
         }
     }
+}
+
+/// Two sources may not make the same file. `blamed` is what is shown of the later one.
+fn once<'a>(files: &mut Vec<&'a str>, file: &'a str, path: &str, blamed: &str, errors: &mut ErrorList) {
+    if file.is_empty() {
+        return;
+    }
+    if files.contains(&file) {
+        errors.invalid(path, blamed, "conflicting duplicate paths");
+    }
+    files.push(file);
 }
