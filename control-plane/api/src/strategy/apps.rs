@@ -18,8 +18,14 @@ const SCALE: ScaleMapping = ScaleMapping {
     selector: &["spec", "selector"],
 };
 
+/// What users are told about the pods that a workload makes.
+pub(super) fn template_warnings(obj: &Value) -> Vec<String> {
+    super::pod::warnings::template(&obj["spec"]["template"], "spec.template.")
+}
+
 /// Deployments.
 pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deployment")
+    .warns(template_warnings)
     .status()
     .generation(SPEC)
     .defaults(|obj| {
@@ -51,6 +57,7 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
 
 /// ReplicaSets.
 pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.ReplicaSet")
+    .warns(template_warnings)
     .status()
     .generation(SPEC)
     .defaults(|obj| {
@@ -75,6 +82,7 @@ pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Repli
 
 /// ReplicationControllers: labels and selector come from the template.
 pub(super) static REPLICATION_CONTROLLER: Kind = Kind::namespaced("io.k8s.api.core.v1.ReplicationController")
+    .warns(template_warnings)
     .status()
     .generation(SPEC)
     .orphans()
@@ -111,6 +119,7 @@ pub(super) static REPLICATION_CONTROLLER: Kind = Kind::namespaced("io.k8s.api.co
 
 /// DaemonSets.
 pub(super) static DAEMON_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.DaemonSet")
+    .warns(template_warnings)
     .status()
     .generation(SPEC)
     .defaults(|obj| {
@@ -156,6 +165,7 @@ fn stamp_template_generation(obj: &mut Value, generation: i64) {
 
 /// StatefulSets.
 pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.StatefulSet")
+    .warns(template_warnings)
     .name(NameRule::Label)
     .status()
     .generation(SPEC)

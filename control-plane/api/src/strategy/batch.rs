@@ -16,6 +16,7 @@ const SPEC: &[&str] = &["spec"];
 
 /// Jobs.
 pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
+    .warns(super::apps::template_warnings)
     .status()
     .generation(SPEC)
     .orphans()
@@ -102,6 +103,10 @@ fn create_job(traits: &Traits, obj: &mut Value) {
 
 /// CronJobs.
 pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob")
+    .warns(|obj| {
+        let template = &obj["spec"]["jobTemplate"]["spec"]["template"];
+        super::pod::warnings::template(template, "spec.jobTemplate.spec.template.")
+    })
     .status()
     .generation(SPEC)
     .defaults(|obj| {

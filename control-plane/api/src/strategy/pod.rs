@@ -3,6 +3,7 @@
 pub(crate) mod default;
 mod qos;
 pub(crate) mod validate;
+pub(crate) mod warnings;
 
 use super::access::{Object, int, is_true, list, text};
 use super::kind::{Kind, Subresources};
@@ -24,6 +25,7 @@ pub(super) static POD: Kind = Kind::namespaced("io.k8s.api.core.v1.Pod")
     .validates(validate::pod)
     .validates_update(validate::pod_update)
     .validates_status(validate::pod_status)
+    .warns(warnings::pod)
     .subresources(Subresources {
         prepare: update_part,
         validate: validate_part,
@@ -39,7 +41,8 @@ pub(super) static POD: Kind = Kind::namespaced("io.k8s.api.core.v1.Pod")
 pub(super) static POD_TEMPLATE: Kind = Kind::namespaced("io.k8s.api.core.v1.PodTemplate")
     .generation(&["template"])
     .defaults(default::template)
-    .validates(|obj, errors| validate::template(obj.get("template"), "template", errors));
+    .validates(|obj, errors| validate::template(obj.get("template"), "template", errors))
+    .warns(|obj| warnings::template(&obj["template"], "template."));
 
 fn create(traits: &Traits, obj: &mut Value) {
     generic_prepare_for_create(traits, obj);

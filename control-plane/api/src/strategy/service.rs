@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 mod endpoints;
 mod validate;
+mod warnings;
 
 /// Services. The API server allocates addresses and node ports.
 pub(super) static SERVICE: Kind = Kind::namespaced("io.k8s.api.core.v1.Service")
@@ -17,6 +18,7 @@ pub(super) static SERVICE: Kind = Kind::namespaced("io.k8s.api.core.v1.Service")
     .prepares_update(update)
     .validates(validate::service)
     .validates_update(validate::service_update)
+    .warns(warnings::service)
     .validates_status(validate::service_status)
     .selectable(|obj| {
         vec![

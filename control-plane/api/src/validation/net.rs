@@ -62,6 +62,40 @@ pub(crate) fn is_strict_subset(inner: (IpAddr, u8), outer: (IpAddr, u8)) -> bool
     same_family && inner.1 > outer.1 && network(inner.0, outer.1) == network(outer.0, outer.1)
 }
 
+/// What users are told of an address that is read, but written as no other program may read it.
+pub(crate) fn ip_warning(text: &str, path: &str) -> Option<String> {
+    let IpAddr::V6(address) = text.parse::<IpAddr>().ok()? else {
+        return None;
+    };
+    let quoted = crate::status::quote(text);
+    if let Some(mapped) = address.to_ipv4_mapped() {
+        let why = "will be considered invalid in a future Kubernetes release";
+        return Some(format!(
+            "{path}: non-standard IP address {quoted} {why}: use \"{mapped}\""
+        ));
+    }
+    let canonical = address.to_string();
+    let why = "should be in RFC 5952 canonical format";
+    (canonical != text).then(|| format!("{path}: IPv6 address {quoted} {why} (\"{canonical}\")"))
+}
+
+/// The same of a range; it may also be one that hardly is what was meant.
+pub(crate) fn cidr_warning(text: &str, path: &str) -> Option<String> {
+    let (address, bits) = parse_cidr(text)?;
+    let quoted = crate::status::quote(text);
+    let whole = network(address, bits);
+    if whole != address {
+        let single = format!("{address}/{}", width(address));
+        return Some(format!(
+            "{path}: CIDR value {quoted} is ambiguous in this context (should be \"{whole}/{bits}\" or \"{single}\"?)"
+        ));
+    }
+    let canonical = format!("{address}/{bits}");
+    let why = "should be in RFC 5952 canonical format";
+    (address.is_ipv6() && canonical != text)
+        .then(|| format!("{path}: IPv6 CIDR value {quoted} {why} (\"{canonical}\")"))
+}
+
 /// The first address of the network of an address.
 fn network(address: IpAddr, bits: u8) -> IpAddr {
     let host_bits = u32::from(width(address).saturating_sub(bits));
