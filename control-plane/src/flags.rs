@@ -109,6 +109,16 @@ pub(crate) struct ApiServerFlags {
     /// How many requests that change something are answered at the same time; 0 for no limit. Others wait.
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
     pub(crate) max_mutating_requests_inflight: usize,
+    /// A request that is no stream is answered within this time.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    pub(crate) request_timeout: Duration,
+    /// How likely an HTTP/2 request has its connection closed for a new one, from 0 to 0.02; for several servers behind a
+    /// balancer.
+    #[arg(long, value_name = "CHANCE", default_value_t = 0.0)]
+    pub(crate) goaway_chance: f64,
+    /// How long requests are still served when the server was told to stop, while /readyz says no already.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub(crate) shutdown_delay_duration: Duration,
 }
 
 impl ApiServerFlags {
@@ -129,6 +139,9 @@ impl ApiServerFlags {
             kubelet_certificate_authority: self.kubelet_certificate_authority.clone(),
             max_requests_inflight: self.max_requests_inflight,
             max_mutating_requests_inflight: self.max_mutating_requests_inflight,
+            request_timeout: self.request_timeout,
+            goaway_chance: self.goaway_chance,
+            shutdown_delay_duration: self.shutdown_delay_duration,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod node;
 
 use api::status::{self, Denied, Status};
+use serde_json::{Value, json};
 
 pub(crate) use self::node::name_of as node_name;
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// What somebody wants to do.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {
     pub(crate) verb: String,
     pub(crate) group: String,
@@ -153,7 +154,21 @@ const SCHEDULER: &[Rule] = &[
 
 /// What `system:kube-controller-manager` does: all controllers share its identity, and the garbage collector and the
 /// namespace controller work on every resource there is. Secrets' contents are the one thing it has no use for beyond that.
-const CONTROLLER_MANAGER: &[Rule] = &[rule(ALL, ALL, ALL)];
+/// Of the verbs it has those of requests, not those that stand for a right alone, such as `impersonate`.
+const CONTROLLER_MANAGER: &[Rule] = &[rule(
+    ALL,
+    ALL,
+    &[
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+    ],
+)];
 
 /// What `system:kube-proxy` does, as upstream's `system:node-proxier`, and what a network plugin needs.
 const PROXY: &[Rule] = &[
@@ -210,12 +225,7 @@ pub(crate) fn authorize(user: &UserInfo, attributes: &Attributes, cache: &WatchC
             read && (public || metrics || authenticated && path_among(path, DISCOVERY_PATHS)),
         );
     }
-    let rules = match user.name.as_str() {
-        "system:kube-scheduler" => SCHEDULER,
-        "system:kube-controller-manager" => CONTROLLER_MANAGER,
-        "system:kube-proxy" => PROXY,
-        _ => &[],
-    };
+    let rules = own_rules(user);
     let own = |rules: &[Rule]| rules.iter().any(|rule| rule.covers(attributes));
     if own(rules) || authenticated && own(BASIC_USER) {
         return Decision::Allow;
@@ -223,6 +233,49 @@ pub(crate) fn authorize(user: &UserInfo, attributes: &Attributes, cache: &WatchC
     match node::name_of(user) {
         Some(node) => node::authorize(node, attributes, cache),
         None => Decision::Deny(String::new()),
+    }
+}
+
+/// The table of a component.
+fn own_rules(user: &UserInfo) -> &'static [Rule] {
+    match user.name.as_str() {
+        "system:kube-scheduler" => SCHEDULER,
+        "system:kube-controller-manager" => CONTROLLER_MANAGER,
+        "system:kube-proxy" => PROXY,
+        _ => &[],
+    }
+}
+
+/// What a user may do, as `SelfSubjectRulesReview` tells it.
+pub(crate) struct RuleList {
+    pub(crate) resources: Vec<Value>,
+    pub(crate) paths: Vec<Value>,
+    /// Why there is more than can be listed.
+    pub(crate) incomplete: Option<&'static str>,
+}
+
+/// Lists what [`authorize`] allows a user.
+pub(crate) fn rules_of(user: &UserInfo) -> RuleList {
+    let resource =
+        |rule: &Rule| json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources});
+    let path = |verbs: &[&str], paths: &[&str]| json!({"verbs": verbs, "nonResourceURLs": paths});
+    if user.in_group(SYSTEM_MASTERS) {
+        return RuleList {
+            resources: vec![resource(&rule(ALL, ALL, ALL))],
+            paths: vec![path(ALL, ALL)],
+            incomplete: None,
+        };
+    }
+    let mut resources: Vec<Value> = own_rules(user).iter().map(resource).collect();
+    let mut paths = vec![path(&["get"], PUBLIC_PATHS)];
+    if user.in_group(ALL_AUTHENTICATED) {
+        resources.extend(BASIC_USER.iter().map(resource));
+        paths.push(path(&["get"], DISCOVERY_PATHS));
+    }
+    RuleList {
+        resources,
+        paths,
+        incomplete: node::name_of(user).map(|_| "node authorizer does not support user rule resolution"),
     }
 }
 

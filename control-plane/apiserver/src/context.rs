@@ -39,7 +39,9 @@ pub(crate) struct Api {
     pub(crate) documents: Documents,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
-    /// Cancelled when the server stops: watches end, connections take no further requests.
+    /// Cancelled when the server is told to stop: it is ready for nobody new.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled when it stops: watches end, connections take no further requests.
     pub(crate) draining: CancellationToken,
     /// Held, so that the task lives as long as anybody can ask for anything.
     pub(crate) _background: Background,
@@ -186,6 +188,12 @@ pub(crate) fn invalid_option(
 }
 
 impl Api {
+    /// Ends watches, and connections once what is being answered is.
+    pub(crate) fn drain(&self) {
+        self.draining.cancel();
+        self.cache.close();
+    }
+
     pub(crate) fn cached(&self, resource: &Resource) -> Result<Arc<ResourceCache>, Status> {
         self.cache
             .resource(&resource.storage.prefix)

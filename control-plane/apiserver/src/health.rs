@@ -18,7 +18,7 @@ struct Check {
 /// Serves `endpoint` and what follows it in the path; `None` when there is no such check.
 pub(crate) async fn serve(api: &Api, uri: &Uri, endpoint: &str, rest: &[&str]) -> Option<HttpResponse> {
     let store = api.cache.store.current_revision().await.is_ok();
-    let (cache, running) = (api.cache.is_ready(), !api.draining.is_cancelled());
+    let (cache, running) = (api.cache.is_ready(), !api.stopping.is_cancelled());
     let check = |name, passed| Check { name, passed };
     let mut checks = vec![check("ping", true), check("log", true), check("etcd", store)];
     if endpoint == "readyz" {

@@ -18,6 +18,7 @@ mod documents;
 pub mod fuzzing;
 mod handlers;
 mod health;
+mod impersonation;
 mod internal;
 mod limits;
 mod list_body;

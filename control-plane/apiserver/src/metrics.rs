@@ -19,7 +19,7 @@ use std::{
 use indexmap::{Equivalent, IndexMap};
 use parking_lot::{Mutex, RwLock};
 
-use self::histogram::Histogram;
+use self::histogram::{Durations, Sizes};
 pub(crate) use self::text::render;
 use crate::request_info::RequestInfo;
 
@@ -145,13 +145,16 @@ fn verb(info: &RequestInfo, applies: bool) -> &'static str {
 #[derive(Default)]
 pub(crate) struct Series {
     codes: Mutex<Vec<(u16, u64)>>,
-    duration: Histogram,
+    duration: Durations,
+    /// How long answers are, of those that say so beforehand.
+    sizes: Sizes,
     long_running: AtomicI64,
 }
 
 impl Series {
     /// A request has been answered; streams, whose time says nothing about the server, give none.
-    pub(crate) fn answered(&self, code: u16, took: Option<Duration>) {
+    /// `length` is that of its body, in bytes, where it is known.
+    pub(crate) fn answered(&self, code: u16, took: Option<Duration>, length: Option<u64>) {
         {
             let mut codes = self.codes.lock();
             match codes.iter_mut().find(|(known, _)| *known == code) {
@@ -161,6 +164,9 @@ impl Series {
         }
         if let Some(took) = took {
             self.duration.observe(took);
+        }
+        if let Some(length) = length {
+            self.sizes.observe(length);
         }
     }
 }
@@ -193,7 +199,7 @@ impl Drop for InFlight<'_> {
 /// The counters of one operation on the keys below one prefix.
 #[derive(Default)]
 struct StoreSeries {
-    duration: Histogram,
+    duration: Durations,
     errors: AtomicU64,
 }
 
@@ -249,7 +255,7 @@ mod tests {
         let uri = "/api/v1/namespaces/n/pods/p?dryRun=All".parse().unwrap();
         let info = RequestInfo::new(&Method::PATCH, &uri);
         let series = metrics.series(&Labels::new(&info, true, true, true));
-        series.answered(200, Some(Duration::from_millis(30)));
+        series.answered(200, Some(Duration::from_millis(30)), Some(10));
         let same = metrics.series(&Labels::new(&info, true, true, true));
         assert!(Arc::ptr_eq(&series, &same));
         let keys: Vec<Key> = metrics.requests.read().keys().cloned().collect();

@@ -2,6 +2,7 @@
 
 use api::{
     decode::Media,
+    registry::Resource,
     status::{self, Status},
     table::IncludeObject,
 };
@@ -40,6 +41,8 @@ pub(crate) enum Form {
 pub(crate) struct Output {
     pub(crate) encoding: Encoding,
     pub(crate) form: Form,
+    /// The metadata were asked for as those of a list.
+    pub(crate) metadata_of_list: bool,
 }
 
 impl Output {
@@ -63,6 +66,25 @@ impl Output {
             _ => self.content_type(),
         }
     }
+}
+
+/// Refuses metadata of a list where there is one object, and the other way round.
+pub(crate) fn check_metadata_form(output: Output, verb: &str, resource: &Resource) -> Result<(), Status> {
+    let is_list = matches!(verb, "list" | "deletecollection");
+    if output.form != Form::Metadata || verb == "watch" || output.metadata_of_list == is_list {
+        return Ok(());
+    }
+    // As Go names the type: the package of the group within the server, and the kind.
+    let package = match resource.group.split('.').next() {
+        None | Some("" | "events") => "core",
+        Some(package) => package,
+    };
+    let (asked, what, kind) = match is_list {
+        true => ("PartialObjectMetadata", "a list", &resource.list_kind),
+        false => ("PartialObjectMetadataList", "not a list", &resource.kind),
+    };
+    let message = format!("you requested {asked}, but the requested object is {what} (*{package}.{kind})");
+    Err(Status::failure(406, "NotAcceptable", message))
 }
 
 /// The media types an answer can have, as error messages list them.
@@ -120,7 +142,7 @@ pub(crate) fn output(headers: &HeaderMap, uri: &Uri, is_watch: bool) -> Result<O
     if ranges.is_empty() {
         return Ok(Output {
             encoding: json_encoding(uri),
-            form: Form::Object,
+            ..Output::default()
         });
     }
     for range in &ranges {
@@ -146,7 +168,11 @@ pub(crate) fn output(headers: &HeaderMap, uri: &Uri, is_watch: bool) -> Result<O
             "PartialObjectMetadata" | "PartialObjectMetadataList" if meta_v1 => Form::Metadata,
             _ => continue,
         };
-        return Ok(Output { encoding, form });
+        return Ok(Output {
+            encoding,
+            form,
+            metadata_of_list: range.parameter("as") == "PartialObjectMetadataList",
+        });
     }
     Err(status::not_acceptable(if is_watch {
         ACCEPTED_STREAMS

@@ -15,7 +15,7 @@ use crate::{
     authz::{self, Attributes, Decision},
     body::RequestBody,
     context::{Api, Context, now},
-    documents, handlers,
+    documents, handlers, impersonation,
     limits::{Overloaded, too_many_requests},
     metrics::{Labels, LongRunning},
     negotiation::{self, Form, Output},
@@ -24,8 +24,8 @@ use crate::{
     serve::ClientCertificate,
 };
 
-/// A request that is not a stream is answered within this time, whatever it asks for.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request that changes something is answered within this time, as upstream's handlers have it.
+const MUTATION_TIMEOUT: Duration = Duration::from_secs(34);
 /// A longer `Audit-ID` of a client is not taken over, as upstream.
 const AUDIT_ID_BYTES_MAX: usize = 64;
 
@@ -68,7 +68,8 @@ pub(crate) async fn handle(
         )
     });
     let took = (!streams).then(|| start.elapsed());
-    series.answered(response.status().as_u16(), took);
+    let length = took.and_then(|_| response.body().known_len());
+    series.answered(response.status().as_u16(), took, length);
     if gzip && !response.headers().contains_key(header::CONTENT_ENCODING) {
         response = compressed(response);
     }
@@ -139,7 +140,11 @@ async fn route(
         Ok(user) => user,
         Err(status) => return refuse(status),
     };
-    let limit = match (&stream, timeout(&parts.uri)) {
+    let user = match impersonation::acting_user(&parts.headers, user, &api.cache) {
+        Ok(user) => user,
+        Err(status) => return refuse(status),
+    };
+    let limit = match (&stream, timeout(&parts.uri, longest(&api, &info))) {
         (Some(_), _) => None,
         (None, Ok(limit)) => Some(limit),
         (None, Err(status)) => return refuse(status),
@@ -179,12 +184,19 @@ async fn route(
     if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return not_found();
     }
+    // Over all namespaces there are lists and watches; an object is always in one.
+    if resource.namespaced && info.namespace.is_empty() && info.named_in_path {
+        return not_found();
+    }
     let output = match negotiation::output(&parts.headers, &parts.uri, info.verb == "watch") {
         Ok(output) => output,
         // Streams have formats of their own.
         Err(_) if stream.is_some() && info.verb != "watch" => Output::default(),
         Err(status) => return refuse(status),
     };
+    if let Err(status) = negotiation::check_metadata_form(output, &info.verb, &resource) {
+        return refuse(status);
+    }
     let mut context = Context::new(api, info, user, resource, &parts, output);
     context.long_running = stream;
     let (warnings, answer) = answered(context, Request::from_parts(parts, body), limit).await;
@@ -284,11 +296,21 @@ fn is_long_running(info: &RequestInfo, uri: &Uri) -> bool {
     info.verb == "watch" || info.is_resource && (streams || follows)
 }
 
+/// How long the answer may take, whatever the client says.
+fn longest(api: &Api, info: &RequestInfo) -> Duration {
+    let max = api.config.request_timeout;
+    if is_mutating(info) {
+        max.min(MUTATION_TIMEOUT)
+    } else {
+        max
+    }
+}
+
 /// How long the client is willing to wait, within our own limit.
-fn timeout(uri: &Uri) -> Result<Duration, Status> {
+fn timeout(uri: &Uri, max: Duration) -> Result<Duration, Status> {
     let asked = query(uri, "timeout").filter(|text| !text.is_empty());
     let Some(text) = asked else {
-        return Ok(REQUEST_TIMEOUT);
+        return Ok(max);
     };
     let Some(duration) = go_duration(&text) else {
         return Err(status::bad_request(format!(
@@ -297,8 +319,8 @@ fn timeout(uri: &Uri) -> Result<Duration, Status> {
         )));
     };
     Ok(match duration {
-        Duration::ZERO => REQUEST_TIMEOUT,
-        duration => duration.min(REQUEST_TIMEOUT),
+        Duration::ZERO => max,
+        duration => duration.min(max),
     })
 }
 

@@ -5,6 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, sync::Arc, time::Durat
 use futures::FutureExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::RngExt;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -129,13 +130,20 @@ async fn connection(api: Arc<Api>, tls: Tls, stream: TcpStream) -> Result<(), St
         tracing::debug!(why, "client certificate refused");
     }
     let http2 = session.alpn_protocol() == Some(b"h2");
-    let draining = api.draining.clone();
+    // What ends this connection: that of all of them, or a request that draws its end.
+    let draining = api.draining.child_token();
+    let goaway = (http2 && api.config.goaway_chance > 0.0).then(|| draining.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let api = api.clone();
         if let Some(certificate) = &certificate {
             request
                 .extensions_mut()
                 .insert(ClientCertificate(certificate.clone()));
+        }
+        if let Some(goaway) = &goaway
+            && rand::rng().random_bool(api.config.goaway_chance)
+        {
+            goaway.cancel();
         }
         // Boxed, so that it is gone once the answer is given: a watch would keep the room of it as long as it runs.
         let answer = Box::pin(pipeline::handle(api, request.map(request_body), None));

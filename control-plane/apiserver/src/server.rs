@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use api::registry::Registry;
@@ -62,6 +63,14 @@ pub struct Config {
     pub max_requests_inflight: usize,
     /// How many requests that change something are answered at the same time; 0 for no limit. Others wait.
     pub max_mutating_requests_inflight: usize,
+    /// A request that is no stream is answered within this time; one that changes something in 34 seconds at most.
+    pub request_timeout: Duration,
+    /// How likely an HTTP/2 request has its connection told to make room for a new one (GOAWAY), so that clients spread
+    /// over several servers; from 0 to 0.02.
+    pub goaway_chance: f64,
+    /// How long requests are still served after [`Server::shut_down`], while `/readyz` says no already: balancers are
+    /// to notice before anybody is turned away.
+    pub shutdown_delay_duration: Duration,
 }
 
 impl Default for Config {
@@ -82,6 +91,9 @@ impl Default for Config {
             kubelet_certificate_authority: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
+            request_timeout: Duration::from_secs(60),
+            goaway_chance: 0.0,
+            shutdown_delay_duration: Duration::ZERO,
         }
     }
 }
@@ -97,6 +109,9 @@ impl Config {
         SocketAddr::new(self.public_address(), self.secure_port).to_string()
     }
 }
+
+/// Upstream's limit: more often is no spreading of load but a load of its own.
+const GOAWAY_CHANCE_MAX: f64 = 0.02;
 
 /// Why the server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +197,12 @@ impl Server {
             flag: "service-cluster-ip-range",
             why,
         })?;
+        if !(0.0..=GOAWAY_CHANCE_MAX).contains(&config.goaway_chance) {
+            return Err(Error::Flag {
+                flag: "goaway-chance",
+                why: format!("can not be less than 0 or greater than {GOAWAY_CHANCE_MAX}"),
+            });
+        }
         let api = Arc::new(Api {
             tokens: tokens(&config)?,
             services,
@@ -193,6 +214,7 @@ impl Server {
                 config.max_requests_inflight,
                 config.max_mutating_requests_inflight,
             ),
+            stopping: CancellationToken::new(),
             draining: CancellationToken::new(),
             metrics,
             _background: Background(tokio::spawn(cache.clone().run()).abort_handle()),
@@ -227,10 +249,19 @@ impl Server {
         serve::listen(self.api.clone()).await
     }
 
-    /// Ends every watch and has [`Listening::run`](serve::Listening::run) return once the last answers are given.
+    /// Tells `/readyz` to say no; after [`Config::shutdown_delay_duration`] ends every watch and has
+    /// [`Listening::run`](serve::Listening::run) return once the last answers are given.
     pub fn shut_down(&self) {
-        self.api.draining.cancel();
-        self.api.cache.close();
+        self.api.stopping.cancel();
+        let delay = self.api.config.shutdown_delay_duration;
+        if delay.is_zero() {
+            return self.api.drain();
+        }
+        let api = self.api.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            api.drain();
+        });
     }
 
     /// A client that goes straight into the request pipeline: no socket, no TLS, the same authorization.

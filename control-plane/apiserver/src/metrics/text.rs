@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::atomic::Ordering};
 
 use super::{
     Key, Metrics,
-    histogram::{BOUNDS_SECONDS, Histogram},
+    histogram::{BOUNDS_BYTES, BOUNDS_SECONDS, Durations, Sizes},
     process::Process,
 };
 use crate::{
@@ -28,17 +28,38 @@ impl Page {
         };
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Histogram) {
+    fn histogram(&mut self, name: &str, labels: &str, histogram: &Durations) {
         let counts = histogram.cumulative();
-        for (bound, count) in BOUNDS_SECONDS.iter().zip(counts) {
+        self.buckets(name, labels, &BOUNDS_SECONDS, &counts, histogram.sum_seconds());
+    }
+
+    fn histogram_of(&mut self, name: &str, labels: &str, histogram: &Sizes) {
+        let counts = histogram.cumulative();
+        self.buckets(name, labels, &BOUNDS_BYTES, &counts, histogram.sum_bytes());
+    }
+
+    fn buckets(&mut self, name: &str, labels: &str, bounds: &[f64], counts: &[u64], sum: f64) {
+        for (bound, count) in bounds.iter().zip(counts) {
             let bound = match bound.is_finite() {
-                true => bound.to_string(),
+                true => number(*bound),
                 false => "+Inf".to_owned(),
             };
             let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
         }
-        let _ = writeln!(self.0, "{name}_sum{{{labels}}} {}", histogram.sum_seconds());
-        let _ = writeln!(self.0, "{name}_count{{{labels}}} {}", counts[counts.len() - 1]);
+        let _ = writeln!(self.0, "{name}_sum{{{labels}}} {sum}");
+        let _ = writeln!(
+            self.0,
+            "{name}_count{{{labels}}} {}",
+            counts.last().copied().unwrap_or(0)
+        );
+    }
+}
+
+/// A bound as Go prints it: with an exponent from a million on.
+fn number(bound: f64) -> String {
+    match bound {
+        large if large >= 1e6 && large.log10().fract() == 0.0 => format!("1e+{:02}", large.log10()),
+        bound => bound.to_string(),
     }
 }
 
@@ -57,7 +78,7 @@ fn requests(page: &mut Page, metrics: &Metrics) {
         .requests
         .read()
         .iter()
-        .map(|(key, series)| (labels(key), series.clone()))
+        .map(|(key, series)| (labels(key, true), series.clone()))
         .collect();
     page.head(
         "apiserver_request_total",
@@ -88,10 +109,21 @@ fn requests(page: &mut Page, metrics: &Metrics) {
         "gauge",
         "Streams that are running: watches, logs, commands, forwarded ports, proxied requests.",
     );
-    for (labels, series) in &series {
+    for (key, series) in metrics.requests.read().iter() {
         let running = series.long_running.load(Ordering::Relaxed);
         if running != 0 {
-            page.value(name, labels, running);
+            page.value(name, &labels(key, false), running);
+        }
+    }
+    let name = "apiserver_response_sizes";
+    page.head(
+        name,
+        "histogram",
+        "Size of answers to reads, in bytes, where it is known before they are sent.",
+    );
+    for (key, series) in metrics.requests.read().iter() {
+        if matches!(key.verb, "GET" | "LIST") {
+            page.histogram_of(name, &labels(key, false), &series.sizes);
         }
     }
     let name = "apiserver_current_inflight_requests";
@@ -106,17 +138,17 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     }
 }
 
-fn labels(key: &Key) -> String {
+/// Only some metrics tell dry runs apart.
+fn labels(key: &Key, with_dry_run: bool) -> String {
+    let dry_run = match (with_dry_run, key.dry_run) {
+        (false, _) => "",
+        (true, false) => "dry_run=\"\",",
+        (true, true) => "dry_run=\"All\",",
+    };
     format!(
-        "verb=\"{}\",dry_run=\"{}\",group=\"{}\",version=\"{}\",resource=\"{}\",subresource=\"{}\",scope=\"{}\",\
+        "verb=\"{}\",{dry_run}group=\"{}\",version=\"{}\",resource=\"{}\",subresource=\"{}\",scope=\"{}\",\
          component=\"apiserver\"",
-        key.verb,
-        if key.dry_run { "All" } else { "" },
-        key.group,
-        key.version,
-        key.resource,
-        key.subresource,
-        key.scope
+        key.verb, key.group, key.version, key.resource, key.subresource, key.scope
     )
 }
 
@@ -139,6 +171,11 @@ fn store(page: &mut Page, metrics: &Metrics, cache: &WatchCache) {
     );
     for (labels, series) in &series {
         page.histogram(name, labels, &series.duration);
+    }
+    let name = "etcd_requests_total";
+    page.head(name, "counter", "Requests to the store.");
+    for (labels, series) in &series {
+        page.value(name, labels, series.duration.count());
     }
     let name = "etcd_request_errors_total";
     page.head(
@@ -246,8 +283,18 @@ fn caches(page: &mut Page, cache: &WatchCache) {
         }
     }
     let name = "apiserver_watch_cache_resource_version";
-    page.head(name, "gauge", "Store revision that the watch cache has reached.");
-    page.value(name, "", cache.progress());
+    page.head(
+        name,
+        "gauge",
+        "Store revision that the watch cache has reached, its last 15 digits.",
+    );
+    for cached in &caches {
+        page.value(
+            name,
+            &group_and_resource(cached),
+            cache.progress() % 1_000_000_000_000_000,
+        );
+    }
 }
 
 fn process(page: &mut Page, process: &Process) {

@@ -1,6 +1,6 @@
 //! The server on a real socket: TLS, client certificates good and bad, both HTTP versions, the end of its service.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{error::Error as _, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Version, header};
@@ -78,6 +78,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut crate::Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::new("kubernetes");
         let own = authority.sign("kube-apiserver", |_| {});
@@ -93,6 +97,7 @@ impl Fixture {
         config.client_ca_file = write("ca.crt", &authority.certificate.pem());
         config.tls_cert_file = write("tls.crt", &pem(&own.chain[0]));
         config.tls_private_key_file = write("tls.key", &own.key.serialize_pem());
+        change(&mut config);
         let server = Server::new(config, store(directory.path())).await.unwrap();
         let listening = server.listen().await.unwrap();
         let address = listening.addresses()[0];
@@ -381,4 +386,66 @@ async fn the_end_of_service_ends_watches_cleanly() {
         .expect("connections that nobody uses do not hold the server up")
         .unwrap();
     assert!(TcpStream::connect(fixture.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stopping_server_serves_for_a_while() {
+    let fixture = Fixture::with(|config| config.shutdown_delay_duration = Duration::from_secs(2)).await;
+    let mut old = fixture.http2(Some(fixture.authority.sign("admin", |_| {}))).await;
+    let watch = old
+        .send_request(get("/api/v1/namespaces?watch=true&resourceVersion=0"))
+        .await
+        .unwrap();
+    fixture.server.shut_down();
+    // Not ready, but alive and at everybody's service, over connections old and new.
+    let mut new = fixture.http1(Some(fixture.authority.sign("admin", |_| {}))).await;
+    for (path, code) in [("/readyz", 500), ("/livez", 200), ("/api/v1/namespaces", 200)] {
+        let answer = new.send_request(get(path)).await.unwrap();
+        assert_eq!(answer.status(), code, "{path}");
+        answer.into_body().collect().await.unwrap();
+    }
+    let told = watch.into_body().collect().await.unwrap().to_bytes();
+    assert!(told.ends_with(b"}\n"), "{told:?}");
+    tokio::time::timeout(Duration::from_secs(20), fixture.serving)
+        .await
+        .expect("it does end")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_told_to_go_away_now_and_then() {
+    let fixture = Fixture::with(|config| config.goaway_chance = 0.02).await;
+    let admin = || Some(fixture.authority.sign("admin", |_| {}));
+    let mut two = fixture.http2(admin()).await;
+    let mut answered = 0;
+    // Each request has one chance in fifty; that two thousand have none is one in 10^17.
+    while answered < 2000 && two.ready().await.is_ok() {
+        match two.send_request(get("/version")).await {
+            Ok(answer) => assert_eq!(answer.status(), 200),
+            // Sent when the connection had been given up already: a client sends it again.
+            Err(error) => {
+                assert!(
+                    error.is_canceled() || error.is_closed() || error.source().is_some(),
+                    "{error:?}"
+                );
+                break;
+            }
+        }
+        answered += 1;
+    }
+    assert!(answered < 2000);
+    // HTTP/1.1 knows no such thing.
+    let mut one = fixture.http1(admin()).await;
+    for _ in 0..300 {
+        one.ready().await.unwrap();
+        let answer = one.send_request(get("/version")).await.unwrap();
+        answer.into_body().collect().await.unwrap();
+    }
+    for chance in [-0.1, 0.03, f64::NAN] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(directory.path());
+        config.goaway_chance = chance;
+        let refused = Server::new(config, store(directory.path())).await.err().unwrap();
+        assert!(refused.to_string().contains("goaway-chance"), "{refused}");
+    }
 }
