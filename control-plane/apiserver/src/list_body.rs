@@ -24,19 +24,11 @@ use crate::{
 /// So many objects are measured before other requests get their turn: a millisecond or two.
 const MEASURED_AT_ONCE: usize = 32;
 
-/// What a list is made of.
-pub(crate) enum Item {
-    /// An object of the cache.
-    Cached(Arc<Object>),
-    /// An object in the version of the resource.
-    Value(Value),
-}
-
 /// A list in the form and the encoding that were asked for.
 pub(crate) fn list_response(
     context: &Context,
     metadata: Map<String, Value>,
-    items: Vec<Item>,
+    items: Vec<Arc<Object>>,
 ) -> Result<HttpResponse, Status> {
     let writer = Writer {
         resource: context.resource.clone(),
@@ -85,11 +77,8 @@ impl Writer {
     }
 
     /// An item as the list shows it.
-    fn shown(&self, item: &Item) -> Result<Value, Status> {
-        let value = match item {
-            Item::Cached(object) => convert_to(&self.resource, object.value())?,
-            Item::Value(value) => value.clone(),
-        };
+    fn shown(&self, item: &Object) -> Result<Value, Status> {
+        let value = convert_to(&self.resource, item.value())?;
         Ok(match self.output.form {
             Form::Object => value,
             Form::Metadata => partial_object_metadata(&value),
@@ -101,7 +90,7 @@ impl Writer {
         })
     }
 
-    fn whole(&self, metadata: Map<String, Value>, items: &[Item]) -> Result<Value, Status> {
+    fn whole(&self, metadata: Map<String, Value>, items: &[Arc<Object>]) -> Result<Value, Status> {
         let items: Vec<Value> = items
             .iter()
             .map(|item| self.shown(item))
@@ -116,9 +105,9 @@ impl Writer {
         Ok(json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items}))
     }
 
-    fn json(self, metadata: Map<String, Value>, items: Vec<Item>) -> Body {
+    fn json(self, metadata: Map<String, Value>, items: Vec<Arc<Object>>) -> Body {
         let plain = self.output.is_plain() && is_stored_version(&self.resource);
-        if plain && items.iter().all(|item| matches!(item, Item::Cached(_))) {
+        if plain {
             return self.joined(&metadata, &items);
         }
         let (kind, api_version) = self.list_type();
@@ -151,7 +140,7 @@ impl Writer {
     }
 
     /// A list written around the bytes that the cache holds.
-    fn joined(&self, metadata: &Map<String, Value>, items: &[Item]) -> Body {
+    fn joined(&self, metadata: &Map<String, Value>, items: &[Arc<Object>]) -> Body {
         let (kind, api_version) = self.list_type();
         let metadata = watch_cache::encode(metadata);
         let metadata = String::from_utf8_lossy(&metadata);
@@ -160,14 +149,12 @@ impl Writer {
         let mut chunks = Vec::with_capacity(items.len() * 2 + 2);
         chunks.push(Bytes::from(head));
         for item in items {
-            if let Item::Cached(object) = item {
-                let first = chunks.len() == 1;
-                chunks.push(Bytes::from_static(if first { b"{" } else { b",{" }));
-                let mut pieces = object.pieces();
-                let first = pieces.next().unwrap_or_default();
-                chunks.push(without_type(&first, &api_version, &self.resource.kind));
-                chunks.extend(pieces);
-            }
+            let first = chunks.len() == 1;
+            chunks.push(Bytes::from_static(if first { b"{" } else { b",{" }));
+            let mut pieces = item.pieces();
+            let first = pieces.next().unwrap_or_default();
+            chunks.push(without_type(&first, &api_version, &self.resource.kind));
+            chunks.extend(pieces);
         }
         chunks.push(Bytes::from_static(b"]}\n"));
         Body::chunks(chunks)
@@ -175,7 +162,7 @@ impl Writer {
 
     /// The envelope begins with the length of everything, so the items are encoded twice: once to be measured (which a
     /// cached object remembers), once to be sent.
-    fn protobuf(self, metadata: Map<String, Value>, items: Vec<Item>) -> Result<Body, Status> {
+    fn protobuf(self, metadata: Map<String, Value>, items: Vec<Arc<Object>>) -> Result<Body, Status> {
         let lengths: Vec<usize> = items
             .iter()
             .map(|item| self.length(item))
@@ -198,26 +185,21 @@ impl Writer {
         Ok(Body::lazy(head.chain(items).chain(tail), Some(total)))
     }
 
-    fn length(&self, item: &Item) -> Result<usize, Status> {
-        match self.stored(item) {
-            Some(object) => Ok(object.protobuf_length(self.resource.schema)),
-            None => self.message(item).map(|message| message.len()),
+    fn length(&self, item: &Object) -> Result<usize, Status> {
+        match self.is_sent_as_stored() {
+            true => Ok(item.protobuf_length(self.resource.schema)),
+            false => self.message(item).map(|message| message.len()),
         }
     }
 
-    /// The object that is sent as the cache has it.
-    fn stored<'a>(&self, item: &'a Item) -> Option<&'a Object> {
-        match item {
-            Item::Cached(object) if self.output.form == Form::Object && is_stored_version(&self.resource) => {
-                Some(object)
-            }
-            _ => None,
-        }
+    /// Whether objects are sent as the cache has them.
+    fn is_sent_as_stored(&self) -> bool {
+        self.output.form == Form::Object && is_stored_version(&self.resource)
     }
 
-    fn message<'a>(&self, item: &'a Item) -> Result<Cow<'a, [u8]>, Status> {
-        if let Some(object) = self.stored(item) {
-            return Ok(object.protobuf(self.resource.schema));
+    fn message<'a>(&self, item: &'a Object) -> Result<Cow<'a, [u8]>, Status> {
+        if self.is_sent_as_stored() {
+            return Ok(item.protobuf(self.resource.schema));
         }
         let shown = self.shown(item)?;
         let nothing = Map::new();

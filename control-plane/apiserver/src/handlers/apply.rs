@@ -2,7 +2,7 @@
 
 use api::{
     apply::{Applied, ApplyError, apply as merge_configuration, conflict_status},
-    decode::{Expected, FieldValidation, decode_value, yaml_to_value},
+    decode::{Expected, FieldValidation, decode_value, yaml_to_value_and_complaint},
     meta,
     status::{self, Status},
     validation::ErrorKind,
@@ -35,7 +35,7 @@ pub(super) struct Configuration {
 
 impl Configuration {
     /// Reads a request's configuration, which must be of a kind.
-    pub(super) fn read(context: &Context, bytes: &[u8], expected: Expected<'_>) -> Result<Self, Status> {
+    pub(super) fn read(context: &mut Context, bytes: &[u8], expected: Expected<'_>) -> Result<Self, Status> {
         if context.query("fieldManager").is_empty() {
             return Err(invalid_option(
                 ("meta.k8s.io", "PatchOptions"),
@@ -45,8 +45,16 @@ impl Configuration {
                 "is required for apply patch",
             ));
         }
-        let object = yaml_to_value(bytes)
+        let (object, complaint) = yaml_to_value_and_complaint(bytes)
             .map_err(|error| status::bad_request(format!("error decoding YAML: {}", error.message)))?;
+        match (complaint, context.field_validation()?) {
+            (None, _) | (_, FieldValidation::Ignore) => {}
+            (Some(complaint), FieldValidation::Warn) => context.warnings.push(complaint),
+            (Some(complaint), FieldValidation::Strict) => {
+                let message = format!("error strict decoding YAML: {complaint}");
+                return Err(status::bad_request(message));
+            }
+        }
         let (version, kind) = (text(&object, "apiVersion"), text(&object, "kind"));
         let wanted = api::registry::api_version(expected.group, expected.version);
         if version != wanted || kind != expected.kind {

@@ -9,7 +9,10 @@ use serde_json::Value;
 
 use super::{
     managed::{self, Parts, Tracking},
-    write::{encode_for_store, random_suffix, read_object, settle_namespace, strip_server_fields, ttl},
+    write::{
+        dedup_owners, encode_or_forget, random_suffix, read_object, settle_namespace, strip_server_fields,
+        ttl,
+    },
 };
 use crate::{
     admission::{Attributes, Operation},
@@ -50,6 +53,7 @@ pub(super) async fn create_object(
     }
     context.info.name = meta::name(&object).to_owned();
 
+    context.warnings.extend(dedup_owners(&mut object, ""));
     let given = managed::take(&mut object);
     let metadata = meta::metadata_mut(&mut object);
     strip_server_fields(metadata);
@@ -105,7 +109,7 @@ pub(super) async fn create_object(
                 false => Ok(object),
             };
         }
-        let bytes = encode_for_store(&resource, &object)?;
+        let bytes = encode_or_forget(context, &mut object)?;
         match context.api.cache.store.create(&key, bytes, ttl(&resource)).await {
             Ok(revision) => {
                 set_resource_version(&mut object, revision);

@@ -10,17 +10,17 @@ use api::{
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
-    list::filter,
+    list::{Page, page},
     write::{decode_current, deleted, is_done, remove, swap},
 };
 use crate::{
     admission::{Attributes, Operation},
     body::RequestBody,
-    context::{Context, cache_error, dry_run, invalid_option, now, read_body},
-    list_body::{Item, list_response},
+    context::{Context, dry_run, invalid_option, now, read_body},
+    list_body::list_response,
     negotiation, protobuf,
     respond::{HttpResponse, status_response, written_response},
     watch_cache::set_resource_version,
@@ -81,27 +81,23 @@ pub(super) async fn delete(context: &mut Context, body: RequestBody) -> Result<H
     Ok(status_response(context.output, &Status::success(Some(details))))
 }
 
-/// Deletes the matching objects, one after the other; answers with the list of them.
+/// Deletes the objects of a list, one after the other: all that match, or a page of them when the options have a limit.
+/// Answers with that list, its objects as they were before.
 pub(super) async fn delete_collection(
     context: &mut Context,
     body: RequestBody,
 ) -> Result<HttpResponse, Status> {
     let options = options(context, body).await?;
-    let filter = filter(context)?;
-    let revision = context.api.cache.fresh().await.map_err(cache_error)?;
-    let objects = context.cached()?.list(&filter);
-    let mut items = Vec::with_capacity(objects.len());
-    for object in objects {
+    let Page { objects, metadata } = page(context).await?;
+    for object in &objects {
         context.info.name = object.name().to_owned();
         context.info.namespace = object.namespace().to_owned();
         match delete_object(context, &options).await {
-            Ok(outcome) => items.push(Item::Value(outcome.object)),
-            Err(status) if status.code == 404 => {}
-            Err(status) => return Err(status),
+            Err(status) if status.code != 404 => return Err(status),
+            _ => {}
         }
     }
-    let metadata = Map::from_iter([("resourceVersion".to_owned(), revision.to_string().into())]);
-    list_response(context, metadata, items)
+    list_response(context, metadata, objects)
 }
 
 /// Reads the options; what the body does not say may be in the query.

@@ -22,6 +22,9 @@ use crate::{
     watch_cache::{Filter, Object, encode},
 };
 
+/// So many evictions may wait for the disruption controller to see them.
+const DISRUPTED_PODS_MAX: usize = 2000;
+
 /// Evicts the pod that the path names.
 pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
     let schema = TypeRef::by_name("io.k8s.api.policy.v1.Eviction")
@@ -53,11 +56,11 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
         let budgets = matching_budgets(context, &pod)?;
         match budgets.as_slice() {
             [] => {}
+            [budget] if is_for_the_ready_alone(&budget.value(), &pod) => {}
             [budget] => spend(context, budget, dry_run).await?,
             _ => {
-                return Err(status::internal_error(
-                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-                ));
+                let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+                return Err(Status::failure(500, "", message));
             }
         }
         if !dry_run {
@@ -81,6 +84,18 @@ fn may_go_at_once(pod: &Value) -> bool {
     matches!(phase, "Succeeded" | "Failed" | "Pending") || !meta::deletion_timestamp(pod).is_empty()
 }
 
+/// Whether the budget lets the pod go without being asked, because it is not ready: always, or while enough others are.
+fn is_for_the_ready_alone(budget: &Value, pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    let mut ready = conditions.filter(|condition| condition["type"] == "Ready");
+    if ready.any(|condition| condition["status"] == "True") {
+        return false;
+    }
+    let count = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+    let (current, desired) = (count("currentHealthy"), count("desiredHealthy"));
+    budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" || desired > 0 && current >= desired
+}
+
 fn matching_budgets(context: &Context, pod: &Value) -> Result<Vec<Arc<Object>>, Status> {
     let budgets = context.api.builtin("policy", "v1", "poddisruptionbudgets")?;
     let filter = Filter {
@@ -97,6 +112,33 @@ fn matching_budgets(context: &Context, pod: &Value) -> Result<Vec<Arc<Object>>, 
     Ok(matching)
 }
 
+/// 429: not now. `seconds` is when to try again, if that is known.
+fn violated(seconds: i32, why: String) -> Status {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    status::too_many_requests(message, seconds).with_cause("DisruptionBudget", why, "")
+}
+
+/// Why a budget allows no disruption.
+fn why_none(budget: &Value, name: &str) -> String {
+    let conditions = budget["status"]["conditions"].as_array().into_iter().flatten();
+    let mut failed = conditions.filter(|condition| {
+        condition["type"] == "DisruptionAllowed"
+            && condition["status"] == "False"
+            && condition["reason"] == "SyncFailed"
+    });
+    let message = failed.find_map(|condition| condition["message"].as_str().filter(|text| !text.is_empty()));
+    if let Some(message) = message {
+        return format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+        );
+    }
+    format!(
+        "The disruption budget {name} needs {} healthy pods and has {} currently",
+        budget["status"]["desiredHealthy"].as_i64().unwrap_or(0),
+        budget["status"]["currentHealthy"].as_i64().unwrap_or(0),
+    )
+}
+
 /// Takes one disruption from the budget's allowance.
 async fn spend(context: &Context, budget: &Object, dry_run: bool) -> Result<(), Status> {
     let resource = context.api.builtin("policy", "v1", "poddisruptionbudgets")?;
@@ -105,29 +147,35 @@ async fn spend(context: &Context, budget: &Object, dry_run: bool) -> Result<(), 
         let current = context.api.current(&resource, namespace, budget.name()).await?;
         let mut value = current.value();
         let observed = value["status"]["observedGeneration"].as_i64().unwrap_or(0);
-        let violated = |why: String| {
-            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-            status::too_many_requests(message, 0).with_cause("DisruptionBudget", why, "")
-        };
+        let allowed = value["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
         if observed < meta::generation(&value) {
             let why = format!(
                 "The disruption budget {} is still being processed by the server.",
                 budget.name()
             );
-            return Err(status::too_many_requests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                10,
-            )
-            .with_cause("DisruptionBudget", why, ""));
+            return Err(violated(10, why));
         }
-        let allowed = value["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
-        if allowed <= 0 {
-            return Err(violated(format!(
-                "The disruption budget {} needs {} healthy pods and has {} currently",
-                budget.name(),
-                value["status"]["desiredHealthy"].as_i64().unwrap_or(0),
-                value["status"]["currentHealthy"].as_i64().unwrap_or(0),
-            )));
+        let forbidden = |why| {
+            let kind = format!("poddisruptionbudget {}", status::quote(budget.name()));
+            Err(Status::failure(
+                403,
+                "Forbidden",
+                format!("{kind} is forbidden: {why}"),
+            ))
+        };
+        if allowed < 0 {
+            return forbidden("pdb disruptions allowed is negative");
+        }
+        let unconfirmed = value["status"]["disruptedPods"]
+            .as_object()
+            .map_or(0, |pods| pods.len());
+        if unconfirmed > DISRUPTED_PODS_MAX {
+            return forbidden(
+                "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+            );
+        }
+        if allowed == 0 {
+            return Err(violated(0, why_none(&value, budget.name())));
         }
         if dry_run {
             return Ok(());

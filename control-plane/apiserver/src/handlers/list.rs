@@ -14,7 +14,7 @@ use store::{ListOptions, Revision};
 
 use crate::{
     context::{Context, cache_error, parse_revision, store_error},
-    list_body::{Item, list_response, measure},
+    list_body::{list_response, measure},
     respond::{HttpResponse, is_stored_version},
     watch_cache::{Filter, Object, ResourceCache},
 };
@@ -53,8 +53,21 @@ const CONTINUE_EXPIRED: &str = "The provided continue parameter is too old to di
                                 token results in an inconsistent list - objects that were created, modified, or \
                                 deleted between the time the first chunk was returned and now may show up in the list.";
 
+/// A page of a collection, with the metadata of its list.
+pub(super) struct Page {
+    pub(super) objects: Vec<Arc<Object>>,
+    pub(super) metadata: Map<String, Value>,
+}
+
 /// Lists.
 pub(super) async fn list(context: &Context) -> Result<HttpResponse, Status> {
+    let Page { objects, metadata } = page(context).await?;
+    measure(context, &objects).await;
+    list_response(context, metadata, objects)
+}
+
+/// Reads what the request's list options ask for.
+pub(super) async fn page(context: &Context) -> Result<Page, Status> {
     let filter = filter(context)?;
     let cached = context.cached()?;
     let limit = limit(context)?;
@@ -80,9 +93,10 @@ pub(super) async fn list(context: &Context) -> Result<HttpResponse, Status> {
             metadata.insert("remainingItemCount".to_owned(), listing.remaining.into());
         }
     }
-    measure(context, &listing.objects).await;
-    let items = listing.objects.into_iter().map(Item::Cached).collect();
-    list_response(context, metadata, items)
+    Ok(Page {
+        objects: listing.objects,
+        metadata,
+    })
 }
 
 /// Reads the selectors and the namespace of a list, a watch or a deletion of a collection.

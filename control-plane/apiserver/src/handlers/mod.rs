@@ -50,6 +50,10 @@ pub(crate) async fn dispatch(
     if !context.resource.verbs.contains(verb) || needs_name && !context.info.named_in_path {
         return Err(status::method_not_allowed());
     }
+    let over_all = context.resource.namespaced && context.info.namespace.is_empty();
+    if over_all && matches!(verb, Verb::Create | Verb::DeleteCollection) {
+        return Err(status::method_not_allowed());
+    }
     let body = request.into_body();
     match verb {
         Verb::Get => get::get(context).await,

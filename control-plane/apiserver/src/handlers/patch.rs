@@ -1,9 +1,9 @@
 //! Patches: JSON patch, merge patch, strategic merge patch (and apply, by [`super::apply`]). Applied to what is there, and again when that changed meanwhile.
 
 use api::{
-    decode::{Decoded, FieldValidation, decode_value},
+    decode::{Decoded, FieldValidation, decode_value, duplicate_fields},
     meta,
-    patch::{json_patch, merge_patch, shown, strategic_merge},
+    patch::{json_patch, json_patch_complaints, merge_patch, shown, strategic_merge},
     registry::Resource,
     status::{self, Status},
     validation::{ErrorKind, ErrorList, FieldError},
@@ -69,11 +69,17 @@ pub(super) async fn patch(context: &mut Context, body: RequestBody) -> Result<Ht
             ]));
         }
     };
+    let complaints = match (mode, &patch) {
+        (FieldValidation::Ignore, _) => Vec::new(),
+        (_, Patch::Json(bytes)) => json_patch_complaints(bytes)?,
+        (_, Patch::Merge(_) | Patch::Strategic(_)) => duplicate_fields(&bytes)
+            .map_err(|error| status::bad_request(format!("error decoding patch: {error}")))?,
+    };
     let resource = context.resource.clone();
     let warnings = parking_lot::Mutex::new(Vec::new());
     let tracking = tracking(&context.info.subresource);
     let updated = change(context, dry_run, tracking, |old| {
-        let decoded = patched(&resource, &patch, old, mode)?;
+        let decoded = patched(&resource, &patch, old, (mode, &complaints))?;
         *warnings.lock() = decoded.warnings;
         Ok(decoded.value)
     })
@@ -98,11 +104,15 @@ fn is_of_the_path(patched: &Value, old: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-/// The patched object cannot be read: the patch is to blame, and is shown.
-fn misfit(patch: &str, error: &Status) -> Status {
+/// Why a value was not decoded, without the words on what it should have been.
+fn reason(error: &Status) -> &str {
     let why = error.message.split_once(" cannot be handled as a ");
     let why = why.and_then(|(_, rest)| rest.split_once(": "));
-    let why = why.map_or(error.message.as_str(), |(_, why)| why);
+    why.map_or(error.message.as_str(), |(_, why)| why)
+}
+
+/// The patched object cannot be read: the patch is to blame, and is shown.
+fn misfit(patch: &str, why: &str) -> Status {
     let mut errors = ErrorList::new();
     errors.push(FieldError::new(
         ErrorKind::Invalid,
@@ -113,30 +123,35 @@ fn misfit(patch: &str, error: &Status) -> Status {
     status::invalid("", "", "", errors)
 }
 
-/// The object as the patch leaves it, checked like any object that a client sends.
+/// The object as the patch leaves it, checked like any object that a client sends. `complaints` are about the patch itself.
 fn patched(
     resource: &Resource,
     patch: &Patch,
     old: &Value,
-    mode: FieldValidation,
+    (mode, complaints): (FieldValidation, &[String]),
 ) -> Result<Decoded, Status> {
     let patched = match patch {
         Patch::Json(bytes) => json_patch(old, bytes)?,
         Patch::Merge(patch) => merge_patch(old, patch),
         Patch::Strategic(patch) => strategic_merge(old, patch, resource.schema)?,
     };
-    // Decoding leaves empty lists out, but this one asks for something.
-    let forget = patched["metadata"]["managedFields"]
-        .as_array()
-        .is_some_and(Vec::is_empty);
     is_of_the_path(&patched, old)?;
     let json = match patch {
         Patch::Strategic(patch) => shown(patch),
         _ => patched.to_string(),
     };
+    let lenient = match mode {
+        FieldValidation::Strict => FieldValidation::Warn,
+        mode => mode,
+    };
     let mut decoded =
-        decode_value(patched, resource.expected(), mode).map_err(|error| misfit(&json, &error))?;
-    if forget {
+        decode_value(patched, resource.expected(), lenient).map_err(|error| misfit(&json, reason(&error)))?;
+    decoded.warnings.splice(..0, complaints.iter().cloned());
+    if mode == FieldValidation::Strict && !decoded.warnings.is_empty() {
+        let why = format!("strict decoding error: {}", decoded.warnings.join(", "));
+        return Err(misfit(&json, &why));
+    }
+    if decoded.forgets_managers {
         managed::put(&mut decoded.value, Some(Value::Array(Vec::new())));
     }
     Ok(decoded)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::write::read_object;
 use crate::{
-    authn::{SYSTEM_MASTERS, UserInfo},
+    authn::UserInfo,
     authz::{self, Attributes, Decision},
     body::RequestBody,
     context::{Context, invalid_option, now},
@@ -32,7 +32,16 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
     review["status"] = match plural.as_ref() {
         "tokenreviews" => token(context, &review["spec"])?,
         "selfsubjectreviews" => json!({"userInfo": user_info(&context.user)}),
-        "selfsubjectrulesreviews" => rules(context),
+        "selfsubjectrulesreviews" => {
+            if review["spec"]["namespace"]
+                .as_str()
+                .unwrap_or_default()
+                .is_empty()
+            {
+                return Err(status::bad_request("no namespace on request"));
+            }
+            rules(context)
+        }
         "selfsubjectaccessreviews" => access(context, &context.user, &review["spec"])?,
         "subjectaccessreviews" => access(context, &subject(&review["spec"])?, &review["spec"])?,
         "localsubjectaccessreviews" => {
@@ -150,16 +159,14 @@ fn subject(spec: &Value) -> Result<UserInfo, Status> {
 
 /// What one may do, as far as it is known without asking for each object.
 fn rules(context: &Context) -> Value {
-    let everything = context.user.in_group(SYSTEM_MASTERS);
-    let (resources, paths) = if everything {
-        (
-            json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]),
-            json!([{"verbs": ["*"], "nonResourceURLs": ["*"]}]),
-        )
-    } else {
-        (json!([]), json!([]))
-    };
-    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": !everything})
+    let rules = authz::rules_of(&context.user);
+    let mut answer = json!({
+        "resourceRules": rules.resources, "nonResourceRules": rules.paths, "incomplete": rules.incomplete.is_some(),
+    });
+    if let Some(why) = rules.incomplete {
+        answer["evaluationError"] = why.into();
+    }
+    answer
 }
 
 fn user_info(user: &UserInfo) -> Value {

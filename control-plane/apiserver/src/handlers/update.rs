@@ -12,7 +12,8 @@ use super::{
     create::create_object,
     managed::{self, Parts, Tracking},
     write::{
-        decode_current, deleted, is_done, read_object, remove, settle_namespace, strip_server_fields, swap,
+        decode_current, dedup_owners, deleted, is_done, read_object, remove, settle_namespace,
+        strip_server_fields, swap,
     },
 };
 use crate::{
@@ -41,7 +42,14 @@ pub(super) async fn update(context: &mut Context, body: RequestBody) -> Result<H
         )));
     }
     let resource = context.resource.clone();
-    if meta::resource_version(&object).is_empty() && !resource.strategy.allow_unconditional_update() {
+    let creates = resource.strategy.allow_create_on_update() && context.info.subresource.is_empty();
+    let blind = meta::resource_version(&object).is_empty() && !resource.strategy.allow_unconditional_update();
+    let missing = (creates || blind) && context.current().await.is_err_and(|status| status.code == 404);
+    if creates && missing {
+        let object = create_object(context, object, dry_run, Tracking::Update("")).await?;
+        return Ok(written_response(context, StatusCode::CREATED, object));
+    }
+    if blind && !missing {
         let mut errors = api::validation::ErrorList::new();
         errors.push(api::validation::FieldError::new(
             api::validation::ErrorKind::Invalid,
@@ -55,11 +63,6 @@ pub(super) async fn update(context: &mut Context, body: RequestBody) -> Result<H
             &context.info.name,
             errors,
         ));
-    }
-    let creates = resource.strategy.allow_create_on_update() && context.info.subresource.is_empty();
-    if creates && context.current().await.is_err_and(|status| status.code == 404) {
-        let object = create_object(context, object, dry_run, Tracking::Update("")).await?;
-        return Ok(written_response(context, StatusCode::CREATED, object));
     }
     let tracking = tracking(&context.info.subresource);
     let updated = change(context, dry_run, tracking, |_| Ok(object.clone())).await?;
@@ -82,10 +85,17 @@ pub(super) async fn change(
 ) -> Result<Value, Status> {
     let resource = context.resource.clone();
     let api = context.api.clone();
+    let warnings = context.warnings.len();
     for _ in 0..CONFLICT_ATTEMPTS {
         let current = context.current().await?;
         let mut old = decode_current(context, &current)?;
         let mut new = make(&old)?;
+        context.warnings.truncate(warnings);
+        let when = match context.info.verb.as_str() {
+            "patch" => " after mutating admission happens",
+            _ => "",
+        };
+        context.warnings.extend(dedup_owners(&mut new, when));
         let (before, given) = (managed::take(&mut old), managed::take(&mut new));
         let based_on = meta::resource_version(&new).to_owned();
         let unconditional = based_on.is_empty() || based_on == "0";
@@ -135,8 +145,11 @@ pub(super) async fn change(
             false => None,
         };
         if main {
-            context.warnings.clear();
-            context.warnings.extend(resource.strategy.warnings(&new));
+            // What did not change was said before.
+            let generation = meta::generation(&new);
+            if generation == 0 || generation != meta::generation(&old) {
+                context.warnings.extend(resource.strategy.warnings(&new));
+            }
         }
         if new == old && same_managers(managed.as_ref(), before.as_ref()) {
             managed::put(&mut old, before);

@@ -13,6 +13,7 @@ use rand::RngExt;
 use serde_json::{Map, Value};
 use store::Revision;
 
+use super::managed;
 use crate::{
     body::RequestBody,
     context::{Context, read_body, store_error},
@@ -41,7 +42,7 @@ pub(super) async fn read_expected(
     expected: Expected<'_>,
 ) -> Result<Value, Status> {
     let mode = context.field_validation()?;
-    let decoded = if negotiation::content_type(&context.headers) == protobuf::CONTENT_TYPE {
+    let mut decoded = if negotiation::content_type(&context.headers) == protobuf::CONTENT_TYPE {
         let bytes = read_body(body).await?;
         let unreadable = |error: protobuf::Error| {
             status::bad_request(format!("unable to decode the protobuf body: {error}"))
@@ -53,6 +54,9 @@ pub(super) async fn read_expected(
         decode(&read_body(body).await?, media, expected, mode)?
     };
     context.warnings.extend(decoded.warnings);
+    if decoded.forgets_managers && context.info.verb == "update" {
+        managed::put(&mut decoded.value, Some(Value::Array(Vec::new())));
+    }
     Ok(decoded.value)
 }
 
@@ -75,6 +79,27 @@ pub(super) fn settle_namespace(context: &Context, object: &mut Value) -> Result<
     Ok(())
 }
 
+/// Leaves each owner in once. Returns what to tell the client if one was there twice; `when` is said of the time.
+pub(super) fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let (mut seen, mut twice) = (std::collections::HashSet::new(), Vec::new());
+    owners.retain(|owner| {
+        let uid = owner["uid"].as_str().unwrap_or_default().to_owned();
+        let first = seen.insert(uid.clone());
+        if !first {
+            twice.push(uid);
+        }
+        first
+    });
+    (!twice.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may \
+             reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        )
+    })
+}
+
 /// Removes what clients may send but the server alone decides.
 pub(super) fn strip_server_fields(metadata: &mut Map<String, Value>) {
     metadata.remove("selfLink");
@@ -90,7 +115,7 @@ pub(crate) fn random_suffix() -> String {
 }
 
 /// The bytes that the store keeps: in the storage version, without a resourceVersion.
-pub(super) fn encode_for_store(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
+fn encode_for_store(resource: &Resource, object: &Value) -> Result<Bytes, Status> {
     let converted;
     let stored = match is_stored_version(resource) {
         true => object,
@@ -111,6 +136,18 @@ pub(super) fn encode_for_store(resource: &Resource, object: &Value) -> Result<By
     Ok(encoded)
 }
 
+/// The same; what is too large for the store is tried without its `managedFields`, unless they are what the request is about.
+pub(super) fn encode_or_forget(context: &Context, object: &mut Value) -> Result<Bytes, Status> {
+    let encoded = encode_for_store(&context.resource, object);
+    let applies = negotiation::content_type(&context.headers) == super::apply::CONTENT_TYPE;
+    match encoded {
+        Err(status) if status.code == 413 && !applies && managed::take(object).is_some() => {
+            encode_for_store(&context.resource, object)
+        }
+        encoded => encoded,
+    }
+}
+
 /// How long the store keeps an object of this resource; `None` means until it is deleted.
 pub(super) fn ttl(resource: &Resource) -> Option<Duration> {
     (resource.storage.prefix == "/registry/events/").then_some(EVENT_TTL)
@@ -122,7 +159,7 @@ pub(super) async fn swap(
     current: &Object,
     new: &mut Value,
 ) -> Result<Option<Revision>, Status> {
-    let bytes = encode_for_store(&context.resource, new)?;
+    let bytes = encode_or_forget(context, new)?;
     let store = &context.api.cache.store;
     match store
         .update(&current.key, bytes, current.revision, ttl(&context.resource))

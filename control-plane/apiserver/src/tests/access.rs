@@ -1,5 +1,6 @@
 //! Who may do what, and tokens.
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::{Fixture, pod};
@@ -183,6 +184,44 @@ async fn access_reviews_answer_as_the_authorizer_does() {
     let whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let (_, review) = fixture.call_as(jane(), "POST", whoami, json!({})).await;
     assert_eq!(review["status"]["userInfo"]["username"], "jane");
+
+    // What `kubectl auth can-i --list` shows.
+    let rules = async |user: UserInfo, namespace: &str| {
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+        let (code, review) = fixture
+            .call_as(user, "POST", path, json!({"spec": {"namespace": namespace}}))
+            .await;
+        (code, review["status"].clone())
+    };
+    assert_eq!(rules(jane(), "").await.0, 400);
+    let (_, janes) = rules(jane(), "default").await;
+    assert_eq!(janes["incomplete"], false);
+    assert_eq!(
+        janes["resourceRules"][0]["resources"],
+        json!(["selfsubjectaccessreviews", "selfsubjectrulesreviews"])
+    );
+    let (_, admins) = rules(UserInfo::new("a", &["system:masters"]), "default").await;
+    assert_eq!(
+        admins["resourceRules"],
+        json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}])
+    );
+    let (_, nodes) = rules(node("n1"), "default").await;
+    assert_eq!(nodes["incomplete"], true);
+    let (_, schedulers) = rules(UserInfo::new("system:kube-scheduler", &[]), "default").await;
+    // Each rule is what the authorizer goes by.
+    for rule in schedulers["resourceRules"].as_array().unwrap() {
+        let text = |field: &str| rule[field][0].as_str().unwrap().replace('*', "x");
+        let resource = text("resources");
+        let (resource, subresource) = resource.split_once('/').unwrap_or((&resource, ""));
+        let spec = json!({"spec": {"user": "system:kube-scheduler", "groups": ["system:authenticated"], "resourceAttributes": {
+            "verb": text("verbs"), "group": text("apiGroups"), "resource": resource, "subresource": subresource, "namespace": "default",
+        }}});
+        assert_eq!(
+            fixture.ok("POST", path, spec).await["status"]["allowed"],
+            true,
+            "{rule}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -212,27 +251,218 @@ async fn eviction_asks_the_budget() {
     fixture.ok("PATCH", &format!("{budgets}/b/status"), json!({"status": {
         "observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 1, "currentHealthy": 1, "expectedPods": 1,
     }})).await;
-    let eviction = json!({"metadata": {"name": "a", "namespace": "default"}});
-    let (code, status) = fixture
-        .call("POST", &format!("{pods}/a/eviction"), eviction.clone())
-        .await;
-    assert_eq!(
-        (code, status["reason"].as_str()),
-        (429, Some("TooManyRequests")),
-        "{status}"
-    );
+    let eviction = || json!({"metadata": {"name": "a", "namespace": "default"}});
+    let evict = async || {
+        fixture
+            .call("POST", &format!("{pods}/a/eviction"), eviction())
+            .await
+    };
+    let set = async |status: Value| {
+        fixture
+            .ok("PATCH", &format!("{budgets}/b/status"), json!({"status": status}))
+            .await;
+    };
+    let ready = async |value: &str| {
+        let status = json!({"status": {"conditions": [{"type": "Ready", "status": value}]}});
+        fixture.ok("PATCH", &format!("{pods}/a/status"), status).await;
+    };
+    ready("True").await;
+    set(json!({"observedGeneration": 0})).await;
+    for (status, seconds, why) in [
+        (
+            json!({}),
+            10,
+            "The disruption budget b is still being processed by the server.",
+        ),
+        (
+            json!({"observedGeneration": 1}),
+            0,
+            "The disruption budget b needs 1 healthy pods and has 1 currently",
+        ),
+        (
+            json!({"conditions": [{
+                "type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed", "message": "no such scale",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }]}),
+            0,
+            "The disruption budget b does not allow evicting pods currently because it failed sync: no such scale",
+        ),
+    ] {
+        set(status).await;
+        let (code, status) = evict().await;
+        assert_eq!(
+            (code, status["reason"].as_str(), status["message"].as_str()),
+            (
+                429,
+                Some("TooManyRequests"),
+                Some("Cannot evict pod as it would violate the pod's disruption budget.")
+            ),
+        );
+        assert_eq!(
+            status["details"]["causes"],
+            json!([{"reason": "DisruptionBudget", "message": why}])
+        );
+        assert_eq!(
+            status["details"]["retryAfterSeconds"].as_i64().unwrap_or(0),
+            seconds
+        );
+    }
+    set(json!({"disruptionsAllowed": 1})).await;
+    // Dry runs spend nothing.
     fixture
-        .ok(
-            "PATCH",
-            &format!("{budgets}/b/status"),
-            json!({"status": {"disruptionsAllowed": 1}}),
-        )
+        .ok("POST", &format!("{pods}/a/eviction?dryRun=All"), eviction())
         .await;
-    fixture.ok("POST", &format!("{pods}/a/eviction"), eviction).await;
-    let going = fixture.ok("GET", &format!("{pods}/a"), None).await;
-    assert!(going["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(
         fixture.ok("GET", &format!("{budgets}/b"), None).await["status"]["disruptionsAllowed"],
-        0
+        1
+    );
+    let (code, done) = evict().await;
+    assert_eq!((code, done["status"].as_str()), (201, Some("Success")), "{done}");
+    let going = fixture.ok("GET", &format!("{pods}/a"), None).await;
+    assert!(going["metadata"]["deletionTimestamp"].is_string());
+    let conditions = going["status"]["conditions"].as_array().unwrap();
+    let target = conditions
+        .iter()
+        .find(|own| own["type"] == "DisruptionTarget")
+        .unwrap();
+    assert_eq!(
+        (target["status"].as_str(), target["reason"].as_str()),
+        (Some("True"), Some("EvictionByEvictionAPI"))
+    );
+    let spent = fixture.ok("GET", &format!("{budgets}/b"), None).await;
+    assert_eq!(spent["status"]["disruptionsAllowed"], 0);
+    assert!(spent["status"]["disruptedPods"]["a"].is_string());
+    // What is going already asks nobody.
+    assert_eq!(evict().await.0, 201);
+}
+
+#[tokio::test]
+async fn eviction_of_what_is_not_ready() {
+    let pods = "/api/v1/namespaces/default/pods";
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    for (policy, current, code) in [
+        (json!(null), 0, 429),
+        (json!("IfHealthyBudget"), 0, 429),
+        (json!("IfHealthyBudget"), 1, 201),
+        (json!(null), 1, 201),
+        (json!("AlwaysAllow"), 0, 201),
+    ] {
+        let fixture = Fixture::new().await;
+        bound_pod(&fixture, "a", "n1").await;
+        let labels = json!({"metadata": {"labels": {"app": "x"}}});
+        fixture.ok("PATCH", &format!("{pods}/a"), labels).await;
+        let running =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}});
+        fixture.ok("PATCH", &format!("{pods}/a/status"), running).await;
+        let budget = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {
+                "minAvailable": 1, "selector": {"matchLabels": {"app": "x"}}, "unhealthyPodEvictionPolicy": policy,
+            }})
+        };
+        fixture.ok("POST", budgets, budget("b")).await;
+        let status = json!({"status": {
+            "observedGeneration": 1, "disruptionsAllowed": 0, "desiredHealthy": 1, "currentHealthy": current, "expectedPods": 1,
+        }});
+        fixture.ok("PATCH", &format!("{budgets}/b/status"), status).await;
+        let eviction = json!({"metadata": {"name": "a"}});
+        let path = format!("{pods}/a/eviction");
+        let (got, _) = fixture
+            .call("POST", &format!("{path}?dryRun=All"), eviction.clone())
+            .await;
+        assert_eq!(got, code, "{policy} {current}");
+        // Two budgets for one pod are nothing that eviction can serve.
+        fixture.ok("POST", budgets, budget("c")).await;
+        let (code, status) = fixture.call("POST", &path, eviction).await;
+        assert_eq!(
+            (code, status["message"].as_str()),
+            (
+                500,
+                Some(
+                    "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+                )
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn impersonation_is_authorised_and_honoured_or_refused() {
+    let fixture = Fixture::new().await;
+    let review = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let who = json!({"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"}).to_string();
+    let json = ("content-type", "application/json");
+    let (code, _, body) = fixture
+        .ask(
+            "POST",
+            review,
+            &[
+                json,
+                ("impersonate-user", "jane"),
+                ("impersonate-group", "dev"),
+                ("impersonate-uid", "7"),
+                ("impersonate-extra-scopes", "view"),
+            ],
+            who.clone(),
+        )
+        .await;
+    let answer: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (code, &answer["status"]["userInfo"]),
+        (
+            201,
+            &json!({
+                "username": "jane", "uid": "7", "groups": ["dev", "system:authenticated"], "extra": {"scopes": ["view"]},
+            })
+        )
+    );
+    // From then on the request is that user's, whatever its sender may do.
+    let pods = "/api/v1/namespaces/default/pods";
+    let (code, _, body) = fixture
+        .ask("GET", pods, &[("impersonate-user", "jane")], "")
+        .await;
+    let status: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (code, status["message"].as_str().unwrap()),
+        (
+            403,
+            "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+        )
+    );
+    let (code, ..) = fixture
+        .ask("GET", pods, &[("impersonate-group", "dev")], "")
+        .await;
+    assert_eq!(code, 400);
+    // Nobody but system:masters may.
+    let ask = async |user: UserInfo, headers: &[(&str, &str)]| {
+        let mut request = http::Request::get("/api");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(kube::client::Body::empty()).unwrap();
+        let response = fixture.server.client(user).send(request).await.unwrap();
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let status: Value = serde_json::from_slice(&body).unwrap_or_default();
+        (code, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    for user in ["jane", "system:kube-controller-manager", "system:kube-scheduler"] {
+        let headers = [
+            ("impersonate-user", "system:admin"),
+            ("impersonate-group", "system:masters"),
+        ];
+        let expect = format!(
+            "users \"system:admin\" is forbidden: User \"{user}\" cannot impersonate resource \"users\" in API group \"\" at the \
+             cluster scope"
+        );
+        assert_eq!(ask(UserInfo::new(user, &[]), &headers).await, (403, expect));
+        let headers = [("impersonate-user", "system:serviceaccount:kube-system:admin")];
+        assert_eq!(ask(UserInfo::new(user, &[]), &headers).await.0, 403);
+    }
+    assert_eq!(ask(node("n1"), &[("impersonate-user", "jane")]).await.0, 403);
+    assert_eq!(
+        ask(UserInfo::anonymous(), &[("impersonate-user", "jane")])
+            .await
+            .0,
+        403
     );
 }

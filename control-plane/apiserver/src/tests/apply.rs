@@ -209,6 +209,74 @@ async fn managed_fields_can_be_changed_and_forgotten() {
 }
 
 #[tokio::test]
+async fn a_replacement_forgets_managers_by_an_empty_list() {
+    let fixture = Fixture::new().await;
+    let path = format!("{CONFIG_MAPS}/a");
+    fixture.ok("POST", CONFIG_MAPS, config_map("a", "1")).await;
+    for (given, forgets) in [
+        (None, false),
+        (Some(Value::Null), false),
+        (Some(json!([{"manager": "x", "operation": "Nonsense"}])), false),
+        (Some(json!([{}])), true),
+        (Some(json!([])), true),
+    ] {
+        fixture.ok("DELETE", &path, None).await;
+        fixture.ok("POST", CONFIG_MAPS, config_map("a", "1")).await;
+        let mut object = config_map("a", "2");
+        if let Some(given) = &given {
+            object["metadata"]["managedFields"] = given.clone();
+        }
+        let updated = fixture.ok("PUT", &path, object).await;
+        assert_eq!(managers(&updated).is_empty(), forgets, "{given:?}");
+    }
+    // To a subresource it says nothing; to an apply, that it must not be there, unless as null.
+    let (_, applied) = fixture
+        .apply(&format!("{path}?fieldManager=m&force=true"), json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "managedFields": null}, "data": {"key": "3"},
+        }))
+        .await;
+    assert_eq!(managers(&applied)[0], "m/Apply", "{applied:#}");
+    fixture
+        .apply(&format!("{DEPLOYMENTS}/web?fieldManager=one"), deployment(1, "a"))
+        .await;
+    let mut object = deployment(1, "a");
+    object["metadata"]["managedFields"] = json!([]);
+    let status = fixture
+        .ok("PUT", &format!("{DEPLOYMENTS}/web/status"), object)
+        .await;
+    assert_eq!(managers(&status), ["one/Apply"]);
+}
+
+#[tokio::test]
+async fn managers_go_before_an_object_is_too_large() {
+    let fixture = Fixture::new().await;
+    let args: Vec<String> = (0..3).map(|_| "x".repeat(400 * 1024)).collect();
+    let mut object = super::pod("a");
+    object["spec"]["containers"][0]["args"] = args.into();
+    // Each key is in the object once, and once more in what its manager owns.
+    let annotations: serde_json::Map<String, Value> =
+        (0..2000).map(|i| (format!("{:0>60}", i), "1".into())).collect();
+    object["metadata"]["annotations"] = annotations.into();
+    let pods = "/api/v1/namespaces/default/pods";
+    fixture
+        .ok(
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"metadata": {"name": "default"}}),
+        )
+        .await;
+    let made = fixture.ok("POST", pods, object.clone()).await;
+    assert_eq!(managers(&made), ["unknown/Update"]);
+    object["metadata"]["name"] = "b".into();
+    object["spec"]["containers"][0]["args"]
+        .as_array_mut()
+        .unwrap()
+        .push("x".repeat(120 * 1024).into());
+    let made = fixture.ok("POST", pods, object).await;
+    assert_eq!(managers(&made), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn who_writes_without_a_name() {
     let fixture = Fixture::new().await;
     for (i, (user, manager)) in [

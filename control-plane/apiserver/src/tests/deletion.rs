@@ -1,6 +1,6 @@
 //! Deletion: finalizers, grace, preconditions, collections, namespaces.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Fixture, config_map, pod};
 
@@ -133,4 +133,75 @@ async fn a_namespace_goes_when_it_is_finalized() {
     assert_eq!(fixture.call("GET", "/api/v1/namespaces/n", None).await.0, 404);
     let (code, status) = fixture.call("DELETE", "/api/v1/namespaces/default", None).await;
     assert_eq!(code, 403, "{status}");
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_pages_when_asked_to() {
+    let fixture = Fixture::new().await;
+    let path = "/api/v1/namespaces/default/secrets";
+    for name in ["a", "b", "c", "d"] {
+        fixture
+            .ok(
+                "POST",
+                path,
+                json!({"metadata": {"name": name, "labels": {"l": "1"}}}),
+            )
+            .await;
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let before = fixture.ok("GET", &format!("{path}?limit=2"), None).await;
+    let first = fixture.ok("DELETE", &format!("{path}?limit=2"), None).await;
+    // The objects are answered as they were, with where to go on.
+    assert_eq!(first, before);
+    assert_eq!(
+        (first["kind"].as_str(), names(&first)),
+        (Some("SecretList"), vec!["a".to_owned(), "b".to_owned()])
+    );
+    assert_eq!(first["metadata"]["remainingItemCount"], 2);
+    assert_eq!(names(&fixture.ok("GET", path, None).await), ["c", "d"]);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = fixture
+        .ok("DELETE", &format!("{path}?limit=1&continue={token}"), None)
+        .await;
+    assert_eq!(names(&second), ["c"]);
+    let last = fixture
+        .ok("DELETE", &format!("{path}?labelSelector=l=1"), None)
+        .await;
+    assert_eq!(names(&last), ["d"]);
+    assert_eq!(last["metadata"].get("continue"), None);
+    let none = fixture.ok("DELETE", path, None).await;
+    assert_eq!(names(&none), Vec::<String>::new());
+    // What waits for a finalizer is in the list as well, and stays.
+    let waits = json!({"metadata": {"name": "w", "finalizers": ["x/y"]}});
+    fixture.ok("POST", path, waits).await;
+    let waiting = fixture.ok("DELETE", path, None).await;
+    assert_eq!(waiting["items"][0]["metadata"].get("deletionTimestamp"), None);
+    let there = fixture.ok("GET", &format!("{path}/w"), None).await;
+    assert!(there["metadata"]["deletionTimestamp"].is_string());
+    for bad in ["limit=x", "continue=x", "resourceVersionMatch=Exact"] {
+        let (code, status) = fixture.call("DELETE", &format!("{path}?{bad}"), None).await;
+        assert!(matches!(code, 400 | 422), "{bad}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn over_all_namespaces_there_are_only_lists() {
+    let fixture = Fixture::new().await;
+    for (method, path, code) in [
+        ("POST", "/api/v1/configmaps", 405),
+        ("DELETE", "/api/v1/configmaps", 405),
+        ("GET", "/api/v1/configmaps/a", 404),
+        ("DELETE", "/api/v1/configmaps/a", 404),
+        ("PUT", "/apis/apps/v1/deployments/a", 404),
+        ("PATCH", "/apis/apps/v1/deployments/a/scale", 404),
+        ("GET", "/api/v1/configmaps", 200),
+    ] {
+        let body = matches!(method, "POST" | "PUT" | "PATCH").then(|| json!({"metadata": {"name": "a"}}));
+        assert_eq!(fixture.call(method, path, body).await.0, code, "{method} {path}");
+    }
 }

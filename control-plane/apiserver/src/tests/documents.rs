@@ -127,3 +127,89 @@ async fn discovery_goes_out_as_asked() {
         }
     }
 }
+
+/// What `kubectl explain --recursive` walks: from a kind over all its fields, each reference followed once on a way down.
+fn explained<'a>(schemas: &'a Value, schema: &'a Value, way: &mut Vec<&'a str>, count: &mut usize) {
+    let name = |schema: &'a Value| {
+        schema["$ref"]
+            .as_str()
+            .and_then(|name| name.strip_prefix("#/components/schemas/"))
+    };
+    // A reference with a description beside it is wrapped in a list of one.
+    let reference = name(schema).or_else(|| name(&schema["allOf"][0]));
+    if let Some(name) = reference {
+        let referred = &schemas[name];
+        assert!(referred.is_object(), "{name} of {way:?} is nowhere");
+        if way.contains(&name) {
+            return;
+        }
+        way.push(name);
+        explained(schemas, referred, way, count);
+        way.pop();
+        return;
+    }
+    for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+        *count += 1;
+        let known = ["type", "$ref", "allOf", "x-kubernetes-int-or-string", "oneOf"];
+        let typed = known.iter().any(|key| property.get(*key).is_some());
+        assert!(
+            typed || property["description"].is_string(),
+            "{field} of {way:?} says nothing"
+        );
+        explained(schemas, property, way, count);
+    }
+    for below in ["items", "additionalProperties"] {
+        if schema[below].is_object() {
+            explained(schemas, &schema[below], way, count);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_kind_can_be_explained_to_its_last_field() {
+    let fixture = Fixture::new().await;
+    let registry = api::registry::Registry::builtin();
+    let mut documents = std::collections::BTreeMap::new();
+    for resource in registry.resources() {
+        let version = resource.api_version();
+        let root = if resource.group.is_empty() { "api" } else { "apis" };
+        if !documents.contains_key(&version) {
+            let answer = get(&fixture, &format!("/openapi/v3/{root}/{version}"), &[]).await;
+            assert_eq!(answer.code, 200, "{version}");
+            documents.insert(
+                version.clone(),
+                serde_json::from_slice::<Value>(&answer.body).unwrap(),
+            );
+        }
+        let schemas = &documents[&version]["components"]["schemas"];
+        let is_kind = |schema: &Value| {
+            let kinds = schema["x-kubernetes-group-version-kind"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            kinds.into_iter().any(|kind| {
+                kind["group"] == *resource.group
+                    && kind["version"] == *resource.version
+                    && kind["kind"] == *resource.kind
+            })
+        };
+        let mut found = schemas
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, schema)| is_kind(schema));
+        let (name, schema) = found
+            .next()
+            .unwrap_or_else(|| panic!("{version} {} is not explained", resource.kind));
+        assert!(
+            schema["description"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{name}"
+        );
+        let mut count = 0;
+        explained(schemas, schema, &mut vec![name], &mut count);
+        assert!(count >= 3, "{name}: {count} fields");
+    }
+    assert!(documents.len() >= 20);
+}

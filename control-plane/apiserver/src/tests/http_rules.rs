@@ -339,7 +339,15 @@ async fn health_and_metrics() {
             "apiserver_request_duration_seconds_count{{{}}} 1",
             of("POST", "namespace")
         ),
-        format!("apiserver_longrunning_requests{{{}}} 1", of("WATCH", "namespace")),
+        format!(
+            "apiserver_longrunning_requests{{{}}} 1",
+            of("WATCH", "namespace").replace("dry_run=\"\",", "")
+        ),
+        format!(
+            "apiserver_response_sizes_bucket{{{},le=\"1e+06\"}} 1",
+            of("GET", "resource").replace("dry_run=\"\",", "")
+        ),
+        "etcd_requests_total{operation=\"create\",group=\"\",resource=\"configmaps\"} 1".to_owned(),
         "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0".to_owned(),
         "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 1".to_owned(),
         "apiserver_storage_objects{resource=\"servicecidrs.networking.k8s.io\"} 1".to_owned(),
@@ -359,4 +367,220 @@ async fn health_and_metrics() {
         "{body}"
     );
     assert_eq!(fixture.ask("GET", "/livez", &[], "").await.0, 200);
+}
+
+#[tokio::test]
+async fn complaints_come_all_at_once() {
+    let fixture = Fixture::new().await;
+    let json = r#"{"metadata":{"name":"a","nope":1},"data":{"k":"1","k":"2"},"data":{"k":"2"},"x":1,"x":2}"#;
+    let yaml = "metadata:\n  name: a\n  nope: 1\ndata:\n  k: a\n  k: b\nx: 1\nx: 2\n";
+    let twice = "error converting YAML to JSON: yaml: unmarshal errors:\n  line 6: key \"k\" already set in map\n  line 8: key \"x\" already set in map";
+    let of_json = [
+        "unknown field \"metadata.nope\"",
+        "duplicate field \"data.k\"",
+        "duplicate field \"data\"",
+        "unknown field \"x\"",
+        "unknown field \"x\"",
+    ];
+    let of_yaml = [twice, "unknown field \"metadata.nope\"", "unknown field \"x\""];
+    let (_, _, old) = fixture
+        .ask("POST", PATH, &[JSON], config_map("a", "1").to_string())
+        .await;
+    assert!(old.starts_with(b"{"));
+    for (media, body, complaints) in [
+        ("application/json", json, &of_json[..]),
+        ("application/yaml", yaml, &of_yaml[..]),
+    ] {
+        for (method, path) in [("POST", PATH.to_owned()), ("PUT", format!("{PATH}/a"))] {
+            let ask = async |mode: &str| {
+                let path = format!("{path}?dryRun=All&fieldValidation={mode}");
+                let body = if method == "POST" {
+                    body.replace("name\":\"a", "name\":\"b")
+                        .replace("name: a", "name: b")
+                } else {
+                    body.to_owned()
+                };
+                let (code, headers, body) =
+                    fixture.ask(method, &path, &[("content-type", media)], body).await;
+                let warnings: Vec<String> = headers
+                    .get_all("warning")
+                    .iter()
+                    .map(|text| text.to_str().unwrap().to_owned())
+                    .collect();
+                let answer: Value = serde_json::from_slice(&body).unwrap();
+                (code, warnings, answer)
+            };
+            let (code, warnings, answer) = ask("Strict").await;
+            let expect = format!(
+                "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: {}",
+                complaints.join(", ")
+            );
+            assert_eq!(
+                (code, answer["message"].as_str().unwrap()),
+                (400, expect.as_str()),
+                "{method}"
+            );
+            assert!(warnings.is_empty());
+            let (code, warnings, answer) = ask("Ignore").await;
+            assert!((200..300).contains(&code) && warnings.is_empty(), "{answer}");
+            let quoted = |text: &&str| format!("299 - \"{}\"", text.replace('"', "\\\"").replace('\n', " "));
+            for mode in ["Warn", ""] {
+                let (code, warnings, answer) = ask(mode).await;
+                assert!((200..300).contains(&code), "{answer}");
+                assert_eq!(
+                    warnings,
+                    complaints.iter().map(quoted).collect::<Vec<_>>(),
+                    "{method} {mode}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn complaints_about_patches() {
+    let fixture = Fixture::new().await;
+    fixture.ok("POST", PATH, config_map("a", "1")).await;
+    let one = format!("{PATH}/a");
+    for (media, patch, complaints) in [
+        (
+            "application/merge-patch+json",
+            r#"{"data":{"k":"1","k":"2"},"x":1}"#,
+            "duplicate field \"data.k\", unknown field \"x\"",
+        ),
+        (
+            "application/strategic-merge-patch+json",
+            r#"{"data":{"k":"1","k":"2"},"x":1}"#,
+            "duplicate field \"data.k\", unknown field \"x\"",
+        ),
+        (
+            "application/json-patch+json",
+            r#"[{"op":"add","path":"/x","value":1,"y":2,"op":"add"}]"#,
+            "json patch duplicate field \"[0].op\", json patch unknown field \"[0].y\", unknown field \"x\"",
+        ),
+    ] {
+        let ask = async |mode: &str| {
+            let path = format!("{one}?dryRun=All&fieldValidation={mode}");
+            let (code, headers, body) = fixture
+                .ask("PATCH", &path, &[("content-type", media)], patch)
+                .await;
+            let warnings = headers.get_all("warning").iter().count();
+            (code, warnings, serde_json::from_slice::<Value>(&body).unwrap())
+        };
+        let (code, _, status) = ask("Strict").await;
+        assert_eq!(
+            (code, status["reason"].as_str()),
+            (422, Some("Invalid")),
+            "{status}"
+        );
+        let why = status["details"]["causes"][0]["message"].as_str().unwrap();
+        assert!(
+            why.ends_with(&format!("strict decoding error: {complaints}")),
+            "{why}"
+        );
+        let (code, warnings, status) = ask("Warn").await;
+        assert_eq!(
+            (code, warnings),
+            (200, complaints.split(", ").count()),
+            "{status}"
+        );
+        assert_eq!(ask("Ignore").await.1, 0);
+    }
+    // An apply that names a field twice.
+    let twice = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndata:\n  k: a\n  k: b\n";
+    let media = [("content-type", "application/apply-patch+yaml")];
+    let apply = format!("{one}?fieldManager=m");
+    let (code, headers, _) = fixture.ask("PATCH", &apply, &media, twice).await;
+    assert_eq!((code, headers.get_all("warning").iter().count()), (200, 1));
+    let (code, _, body) = fixture
+        .ask("PATCH", &format!("{apply}&fieldValidation=Strict"), &media, twice)
+        .await;
+    let status: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        (code, status["message"].as_str().unwrap()),
+        (
+            400,
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 6: key \"k\" already set in map"
+        )
+    );
+}
+
+#[tokio::test]
+async fn warnings_about_what_is_valid() {
+    let fixture = Fixture::new().await;
+    fixture
+        .ok(
+            "POST",
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"metadata": {"name": "default"}}),
+        )
+        .await;
+    let warnings = async |method: &str, path: &str, media: &str, body: &Value| {
+        let (code, headers, answer) = fixture
+            .ask(method, path, &[("content-type", media)], body.to_string())
+            .await;
+        assert!((200..300).contains(&code), "{answer:?}");
+        let texts = headers.get_all("warning").iter();
+        texts
+            .map(|text| text.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let json = "application/json";
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "1"});
+    let mut object = config_map("a", "1");
+    object["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let twice = "; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: 1\"";
+    let expect = format!("299 - \".metadata.ownerReferences contains duplicate entries{twice}");
+    assert_eq!(
+        warnings("POST", PATH, json, &object).await,
+        std::slice::from_ref(&expect)
+    );
+    let one = format!("{PATH}/a");
+    assert_eq!(warnings("PUT", &one, json, &object).await, [expect]);
+    let stored = fixture.ok("GET", &one, None).await;
+    assert_eq!(stored["metadata"]["ownerReferences"], json!([owner]));
+    let expect = format!(
+        "299 - \".metadata.ownerReferences contains duplicate entries after mutating admission happens{twice}"
+    );
+    let patch = json!({"metadata": {"ownerReferences": [owner, owner]}});
+    assert_eq!(
+        warnings("PATCH", &one, "application/merge-patch+json", &patch).await,
+        [expect]
+    );
+
+    // A template's warnings come when it changes, not with every write of its object.
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+            "containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}],
+        }}},
+    });
+    let hides = "299 - \"spec.template.spec.containers[0].env[1]: hides previous definition of \\\"A\\\", which may be dropped when using apply\"";
+    assert_eq!(warnings("POST", deployments, json, &web).await, [hides]);
+    let one = format!("{deployments}/web");
+    let merge = "application/merge-patch+json";
+    let nothing: [&str; 0] = [];
+    assert_eq!(
+        warnings("PATCH", &one, merge, &json!({"metadata": {"labels": {"x": "y"}}})).await,
+        nothing
+    );
+    assert_eq!(
+        warnings("PATCH", &one, merge, &json!({"spec": {"replicas": 2}})).await,
+        [hides]
+    );
+    let headless = json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}], "externalIPs": ["1.2.3.4"]}});
+    assert_eq!(
+        warnings("POST", "/api/v1/namespaces/default/services", json, &headless).await,
+        ["299 - \"spec.externalIPs is ignored for headless services\""]
+    );
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "nodeSelector": {"beta.kubernetes.io/os": "linux"}, "containers": [{"name": "c", "image": "i"}],
+    }});
+    assert_eq!(
+        warnings("POST", "/api/v1/namespaces/default/pods", json, &pod).await,
+        [
+            "299 - \"spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \\\"kubernetes.io/os\\\" instead\""
+        ]
+    );
 }

@@ -8,6 +8,7 @@ mod differential;
 mod documents;
 mod encodings;
 mod etcd;
+mod every_kind;
 mod expiry;
 mod http_rules;
 mod lists;
