@@ -155,7 +155,7 @@ impl Devices {
             }
         }
         self.tables.delete(written, &wanted)?;
-        let mut pods = wanted.roles.iter().filter(|(_, role)| **role == Role::Pod);
+        let mut pods = wanted.roles.iter().filter(|(_, role)| **role != Role::Uplink);
         let is_new = pods.any(|(ifindex, _)| !written.roles.contains_key(ifindex));
         trust_pods(&observed, &wanted);
         self.written = Some(wanted);
@@ -167,7 +167,8 @@ impl Devices {
 /// itself comes in from the Service's address, and such a device has no address that would make it the way there.
 fn trust_pods(observed: &Observed, wanted: &State) {
     let pods = observed.links.iter().filter(|link| {
-        link.name.starts_with(plan::POD_DEVICES) && wanted.roles.get(&link.ifindex) == Some(&Role::Pod)
+        let role = wanted.roles.get(&link.ifindex);
+        link.name.starts_with(plan::POD_DEVICES) && role.is_some_and(|role| *role != Role::Uplink)
     });
     for link in pods {
         match node::switch_off_source_check(&link.name) {
