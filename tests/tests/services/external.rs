@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::suite::World;
+use tests::{Component, suite::World};
 
 use crate::stage::{
     BACKENDS,
@@ -74,6 +74,32 @@ pub(crate) fn node_port_on_loopback(world: &World<'_>) -> Result<()> {
         stage.expect_by("tcp", &[Node(1), Node(2)], &target, Answers(&BACKENDS))?;
         // The loopback of a pod is its own.
         stage.expect_by("tcp", &[Pod(1)], &target, Nobody)?;
+    }
+    Ok(())
+}
+
+/// An agent that was told which addresses have node ports keeps to them. Clients on other nodes are that nodes' agents' business.
+pub(crate) fn node_port_at_chosen_addresses(world: &World<'_>) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let service = stage.service(json!({"type": "NodePort"}))?;
+    let port = service.node_port()?;
+    let [ipv4, ipv6] = stage.node_addresses(2);
+    let clients = [Node(2), Outside];
+    for ip in [ipv4, ipv6] {
+        stage.expect_by("tcp", &clients, &at(ip, port), Answers(&BACKENDS))?;
+    }
+    world.cluster.restart_with(
+        Component::ProxyEbpf(2),
+        &["--nodeport-addresses", &format!("{ipv4}/32")],
+    )?;
+    let outcome = stage
+        .expect_by("tcp", &clients, &at(ipv6, port), Nobody)
+        .and_then(|()| stage.expect_by("tcp", &[Node(2)], &at("127.0.0.1".parse()?, port), Nobody))
+        .and_then(|()| stage.expect_by("tcp", &clients, &at(ipv4, port), Answers(&BACKENDS)));
+    world.cluster.restart_with(Component::ProxyEbpf(2), &[])?;
+    outcome?;
+    for ip in [ipv4, ipv6] {
+        stage.expect_by("tcp", &clients, &at(ip, port), Answers(&BACKENDS))?;
     }
     Ok(())
 }

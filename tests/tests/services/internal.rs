@@ -124,21 +124,6 @@ pub(crate) fn internal_traffic_policy_local(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn traffic_distribution(world: &World<'_>) -> Result<()> {
-    let stage = Stage::set(world)?;
-    let service = stage.service(json!({"trafficDistribution": "PreferSameNode"}))?;
-    for ip in service.cluster_ips() {
-        stage.expect(&[Pod(1), Packets, Node(1)], &at(ip, 80), Answers(&["web-1"]))?;
-        stage.expect(&[Pod(2)], &at(ip, 80), Answers(&["web-2"]))?;
-    }
-    // A preference, no demand.
-    world.run(&["delete", "pod", "web-1"])?;
-    for ip in service.cluster_ips() {
-        stage.expect(&[Pod(1), Packets, Node(1)], &at(ip, 80), Answers(&["web-2"]))?;
-    }
-    Ok(())
-}
-
 /// Endpoints that are about to go serve as long as there are no others.
 pub(crate) fn terminating_endpoints(world: &World<'_>) -> Result<()> {
     let stage = Stage::set(world)?;

@@ -4,7 +4,11 @@
 
 mod external;
 mod internal;
+mod load;
+mod odd;
+mod plain;
 mod stage;
+mod topology;
 
 use std::process::ExitCode;
 
@@ -19,7 +23,9 @@ const SCENARIOS: &[Scenario] = &[
         "internal_traffic_policy_local",
         internal::internal_traffic_policy_local,
     ),
-    ("traffic_distribution", internal::traffic_distribution),
+    ("prefer_same_node", topology::prefer_same_node),
+    ("prefer_same_zone", topology::prefer_same_zone),
+    ("topology_mode_auto", topology::topology_mode_auto),
     ("terminating_endpoints", internal::terminating_endpoints),
     (
         "publish_not_ready_addresses",
@@ -29,7 +35,17 @@ const SCENARIOS: &[Scenario] = &[
     ("other_ports_of_a_service", internal::other_ports_of_a_service),
     ("hairpin", internal::hairpin),
     ("service_proxy_name", internal::service_proxy_name),
+    ("headless_is_not_proxied", odd::headless),
+    ("bad_input", odd::bad_input),
+    (
+        "connected_socket_of_a_backend_that_left",
+        odd::connected_socket_of_a_backend_that_left,
+    ),
     ("node_port", external::node_port),
+    (
+        "node_port_at_chosen_addresses",
+        external::node_port_at_chosen_addresses,
+    ),
     ("node_port_on_loopback", external::node_port_on_loopback),
     (
         "load_balancer_and_external_ips",
@@ -48,6 +64,8 @@ const SCENARIOS: &[Scenario] = &[
         external::external_traffic_policy_local,
     ),
     ("host_port", external::host_port),
+    ("plain_clients", plain::plain_clients),
+    ("no_connection_fails_under_changes", load::no_connection_fails),
 ];
 
 fn main() -> ExitCode {

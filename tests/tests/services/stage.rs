@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tests::{
     Place,
-    suite::{IMAGE, World, test_program},
+    suite::{IMAGE, World, expect_contains, test_program},
 };
 
 /// The backend of each node.
@@ -127,7 +127,8 @@ impl<'a> Stage<'a> {
         pod
     }
 
-    fn sleeper(&self, name: &str, node: usize) -> Value {
+    /// A pod of the node that does nothing.
+    pub(crate) fn sleeper(&self, name: &str, node: usize) -> Value {
         let mut pod = self.pod(name, node, json!({}));
         pod["spec"]["containers"][0]["command"] =
             json!(["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]);
@@ -263,7 +264,8 @@ impl<'a> Stage<'a> {
             .with_context(|| format!("parse {text:?}; {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    fn command(&self, client: Client) -> Result<Command> {
+    /// Runs the test program as the client.
+    pub(crate) fn command(&self, client: Client) -> Result<Command> {
         let in_pod = |name: &str| {
             let words = ["exec", name, "--", "/test"];
             self.world.kubectl.command(self.world.scoped(&words))
@@ -278,10 +280,59 @@ impl<'a> Stage<'a> {
         })
     }
 
-    fn packets(&self, pod: &str) -> Result<Command> {
+    /// The test program in a pod's network namespace but outside of its cgroup: its packets are translated.
+    pub(crate) fn packets(&self, pod: &str) -> Result<Command> {
+        self.namespace_of(pod)?
+            .command(self.world.cluster, &test_program())
+    }
+
+    /// A pod's network namespace.
+    pub(crate) fn namespace_of(&self, pod: &str) -> Result<Place> {
         let pod = self.world.get(&["pod", pod])?;
         let uid = pod["metadata"]["uid"].as_str().context("a pod without uid")?;
-        Place::namespace_of_pod(uid)?.command(self.world.cluster, &test_program())
+        Place::namespace_of_pod(uid)
+    }
+
+    /// The backends' addresses, those of each in the order of the Service's families.
+    pub(crate) fn pod_ips(&self) -> Result<Vec<Vec<IpAddr>>> {
+        let of_pod = |name: &&str| -> Result<Vec<IpAddr>> {
+            let pod = self.world.get(&["pod", name])?;
+            let ips = pod["status"]["podIPs"].as_array();
+            let ips = ips.into_iter().flatten();
+            Ok(ips.filter_map(|ip| ip["ip"].as_str()?.parse().ok()).collect())
+        };
+        BACKENDS.iter().map(of_pod).collect()
+    }
+
+    /// What the service proxy of a node prints.
+    pub(crate) fn proxy(&self, node: usize, args: &[&str]) -> Result<String> {
+        let cluster = self.world.cluster;
+        let program = cluster.config().binaries.directory.join("proxy-ebpf");
+        let output = Command::new(program)
+            .args(args)
+            .arg("--bpf-dir")
+            .arg(cluster.layout().bpf_dir(node))
+            .output()
+            .context("start proxy-ebpf")?;
+        if !output.status.success() {
+            bail!("proxy-ebpf {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits until the proxies of these nodes know a Service by its cluster IP; then they know what was done before, too.
+    pub(crate) fn known(&self, name: &str, nodes: &[usize]) -> Result<()> {
+        let service = Service {
+            object: self.world.get(&["service", name])?,
+        };
+        let ip = *service.cluster_ips().first().context("no cluster IP")?;
+        for node in nodes {
+            self.world.until(&format!("node{node} to know {name}"), || {
+                let services = self.proxy(*node, &["service", "list"])?;
+                expect_contains("service list", &services, &format!("{}/", at(ip, 80)))
+            })?;
+        }
+        Ok(())
     }
 
     /// Sends an address the way of a node, as a load balancer or a router would.

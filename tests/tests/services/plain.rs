@@ -1,0 +1,168 @@
+//! Services as stock clients see them: curl, nc, dig and iperf3, by both paths and from outside.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tests::{
+    Place,
+    suite::{World, expect_contains},
+};
+
+use crate::stage::{Stage, at};
+
+/// iperf3's own port.
+const IPERF: u16 = 5201;
+
+/// Where programs of this machine can run: a pod's network namespace, whose packets are translated; a node, whose sockets are;
+/// and outside of the cluster.
+fn places(stage: &Stage<'_>) -> Result<[(&'static str, Place); 3]> {
+    Ok([
+        ("a pod's packets", stage.namespace_of("client-1")?),
+        ("a node", Place::Node(1)),
+        ("outside", Place::Outside),
+    ])
+}
+
+fn command(world: &World<'_>, place: Place, program: &str, arguments: &[&str]) -> Result<Command> {
+    let mut command = place.command(world.cluster, Path::new(program))?;
+    command.args(arguments);
+    Ok(command)
+}
+
+fn run(mut command: Command, input: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start a client")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).context("write to a client")?;
+    }
+    let output = child.wait_with_output().context("wait for a client")?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+pub(crate) fn plain_clients(world: &World<'_>) -> Result<()> {
+    let stage = Stage::set(world)?;
+    // What one client does over several connections must reach one server.
+    world.run(&["delete", "pod", "web-2"])?;
+    let service = stage.service(json!({"type": "NodePort", "ports": [
+        {"name": "tcp", "port": 80, "protocol": "TCP"},
+        {"name": "udp", "port": 80, "protocol": "UDP"},
+        {"name": "iperf", "port": IPERF, "protocol": "TCP"},
+    ]}))?;
+    let node_ports: Vec<u16> = (0..3)
+        .map(|index| {
+            let port = service
+                .get(&format!("/spec/ports/{index}/nodePort"))
+                .and_then(Value::as_u64);
+            port.and_then(|port| u16::try_from(port).ok())
+                .context("a node port")
+        })
+        .collect::<Result<_>>()?;
+    for (name, place) in places(&stage)? {
+        let outside = place == Place::Outside;
+        let ips = if outside {
+            stage.node_addresses(1).to_vec()
+        } else {
+            service.cluster_ips()
+        };
+        let [tcp, udp, iperf] = match node_ports[..] {
+            [tcp, udp, iperf] if outside => [tcp, udp, iperf],
+            _ => [80, 80, IPERF],
+        };
+        for ip in ips {
+            let (host, tcp, udp, iperf) = (ip.to_string(), tcp, udp.to_string(), iperf.to_string());
+            let url = format!("http://{}/hostname", at(ip, tcp));
+            let tcp = tcp.to_string();
+            let by = |what: &str| format!("{what} of {name} at {host}");
+            world.until(&by("curl"), || {
+                let curl = command(
+                    world,
+                    place,
+                    "curl",
+                    &["-sSf", "-g", "--noproxy", "*", "--max-time", "5", &url],
+                )?;
+                expect_contains("curl", &run(curl, "")?, "web-1")
+            })?;
+            world.until(&by("nc by TCP"), || {
+                let nc = command(world, place, "nc", &["-w", "5", &host, &tcp])?;
+                expect_contains("nc", &run(nc, "GET /hostname HTTP/1.0\r\n\r\n")?, "web-1")
+            })?;
+            world.until(&by("nc by UDP"), || {
+                let nc = command(world, place, "nc", &["-u", "-w", "1", &host, &udp])?;
+                expect_contains("nc -u", &run(nc, "hello")?, "web-1")
+            })?;
+            world.until(&by("dig"), || {
+                let server = format!("@{host}");
+                let arguments = [
+                    &server, "-p", &udp, "+short", "+tries=1", "+time=5", "TXT", "who.",
+                ];
+                let dig = command(world, place, "dig", &arguments)?;
+                expect_contains("dig", &run(dig, "")?, "\"web-1\"")
+            })?;
+            world.until(&by("iperf3"), || {
+                let _server = Server::start(&stage)?;
+                let arguments = [
+                    "-c",
+                    &host,
+                    "-p",
+                    &iperf,
+                    "-n",
+                    "4M",
+                    "-J",
+                    "--connect-timeout",
+                    "5000",
+                ];
+                let iperf = command(world, place, "iperf3", &arguments)?;
+                let report: Value = serde_json::from_str(&run(iperf, "")?).context("iperf3's report")?;
+                match report["end"]["sum_received"]["bytes"].as_f64() {
+                    Some(bytes) if bytes >= 4e6 => Ok(()),
+                    received => bail!("{received:?} bytes were received"),
+                }
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// iperf3 beside the backend, for one client.
+struct Server(Child);
+
+impl Server {
+    fn start(stage: &Stage<'_>) -> Result<Self> {
+        let port = IPERF.to_string();
+        let place = stage.namespace_of("web-1")?;
+        let mut command = command(stage.world, place, "iperf3", &["-s", "-1", "-p", &port])?;
+        let child = command.stdout(Stdio::null()).spawn().context("start iperf3")?;
+        let server = Self(child);
+        stage.world.until("iperf3 to listen", || {
+            let ss = run(
+                self::command(stage.world, place, "ss", &["-Hltn", &format!("sport = :{port}")])?,
+                "",
+            )?;
+            expect_contains("ss", &ss, &port)
+        })?;
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It has ended by itself if its client has been there.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
