@@ -34,19 +34,25 @@ pub(crate) fn programs() -> Result<PathBuf> {
 
 /// Runs the cargo that started us, in the repository's root.
 pub(crate) fn cargo(args: &[&str]) -> Result<()> {
-    run_cargo(args, Stdio::inherit()).map(drop)
+    run_cargo(args, &[], Stdio::inherit()).map(drop)
+}
+
+/// The same with variables added to the environment.
+pub(crate) fn cargo_with(args: &[&str], variables: &[(&str, String)]) -> Result<()> {
+    run_cargo(args, variables, Stdio::inherit()).map(drop)
 }
 
 /// The same, and returns what it prints.
 pub(crate) fn cargo_messages(args: &[&str]) -> Result<String> {
-    let output = run_cargo(args, Stdio::piped())?;
+    let output = run_cargo(args, &[], Stdio::piped())?;
     String::from_utf8(output.stdout).context("read what cargo printed")
 }
 
-fn run_cargo(args: &[&str], stdout: Stdio) -> Result<Output> {
+fn run_cargo(args: &[&str], variables: &[(&str, String)], stdout: Stdio) -> Result<Output> {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(program)
         .args(args)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .current_dir(root())
         .stdin(Stdio::inherit())
         .stdout(stdout)

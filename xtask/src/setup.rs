@@ -78,6 +78,26 @@ const TEST_TOOLS: &[Tool] = &[
         package: "containernetworking-plugins",
         why: "is what our network plugin is chained with in its tests",
     },
+    Tool {
+        program: "curl",
+        package: "curl",
+        why: "is a plain client of Services in tests",
+    },
+    Tool {
+        program: "nc",
+        package: "netcat-openbsd",
+        why: "is a plain client of Services in tests",
+    },
+    Tool {
+        program: "dig",
+        package: "bind9-dnsutils",
+        why: "is a plain client of Services in tests",
+    },
+    Tool {
+        program: "iperf3",
+        package: "iperf3",
+        why: "is a plain client of Services in tests",
+    },
 ];
 
 /// What booting other kernels needs.

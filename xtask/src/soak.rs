@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::{build, setup};
+use crate::{build, images, setup};
 
 /// What is run.
 #[derive(Subcommand)]
@@ -14,6 +14,9 @@ pub(crate) enum Subject {
     Store(Store),
     /// The control plane's HTTPS API, checked likewise, while its process is killed by SIGKILL again and again.
     ControlPlane(ControlPlane),
+    /// Connections all the time, by every path, on a cluster of two nodes whose agents are killed and replaced while endpoints
+    /// change and maps grow: none may fail. Then one long random history of Services, checked against a model.
+    DataPlane(DataPlane),
 }
 
 #[derive(Args)]
@@ -35,6 +38,16 @@ pub(crate) struct ControlPlane {
     #[arg(long)]
     etcd: bool,
     /// What random choices follow from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct DataPlane {
+    /// For how long there are connections, in minutes.
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// What the history follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -61,7 +74,33 @@ pub(crate) fn run(subject: &Subject) -> Result<()> {
             }
             soak(&arguments)
         }
+        Subject::DataPlane(options) => data_plane(options),
     }
+}
+
+/// What `cargo xtask test` does in short, in long.
+fn data_plane(options: &DataPlane) -> Result<()> {
+    setup::for_cluster()?;
+    setup::require_kubectl()?;
+    build::programs()?;
+    images::build(&build::target().join("images"))?;
+    tests::sweep("t-")?;
+    build::cargo_with(
+        &[
+            "test",
+            "-p",
+            "tests",
+            "--test",
+            "services",
+            "--",
+            "no_connection_fails",
+        ],
+        &[("ORLOP_LOAD_MINUTES", options.minutes.to_string())],
+    )?;
+    build::cargo_with(
+        &["test", "-p", "proxy-ebpf", "--test", "kernel", "random_services"],
+        &[("PROXY_EBPF_SEED", options.seed.to_string())],
+    )
 }
 
 /// Runs the crate of that name, optimised like what it examines.

@@ -32,5 +32,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     images::build(&images)?;
     images::programs(&programs, &images.join("programs"))?;
     tests::sweep("t-")?;
-    build::cargo(&["test", "-p", "tests", "--test", "story", "--test", "clients"])
+    let suites = ["story", "clients", "services", "nodes"];
+    let targets = suites.iter().flat_map(|suite| ["--test", suite]);
+    let command: Vec<&str> = ["test", "-p", "tests"].into_iter().chain(targets).collect();
+    build::cargo(&command)
 }

@@ -141,3 +141,76 @@ fn tests_that_are_named_exist() {
         missing.join("\n  ")
     );
 }
+
+/// Where tests are named from, and where they are: scenarios in a list, functions in the files of a folder.
+const TEST_PLACES: [(&str, &str); 5] = [
+    ("services", "tests/tests/services/main.rs"),
+    ("nodes", "tests/tests/nodes/main.rs"),
+    ("story", "tests/tests/story/main.rs"),
+    ("kernel", "proxy-ebpf/agent/tests/kernel"),
+    ("agent", "proxy-ebpf/agent/src"),
+];
+
+/// The tests that a document names, each as place and name.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let spans = text.split('`').skip(1).step_by(2);
+    spans
+        .filter_map(|span| span.split_once("::"))
+        .filter(|(place, name)| !name.is_empty() && TEST_PLACES.iter().any(|(known, _)| known == place))
+        .collect()
+}
+
+fn exists(place: &str, name: &str) -> bool {
+    let root = TEST_PLACES.iter().find(|(known, _)| *known == place);
+    let root = root.map(|(_, path)| build::root().join(path)).unwrap_or_default();
+    let of_place = sources().into_iter().filter(|path| path.starts_with(&root));
+    let functions = root.is_dir();
+    of_place
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
+        .any(|text| match functions {
+            true => text
+                .split("#[test]")
+                .skip(1)
+                .any(|test| test.trim_start().starts_with(&format!("fn {name}("))),
+            false => text.contains(&format!("\"{name}\"")),
+        })
+}
+
+#[test]
+fn the_feature_table_names_tests_that_exist() {
+    let mut broken = Vec::new();
+    let mut named = Vec::new();
+    for document in ["README.md", "docs/services.md"] {
+        let text = fs::read_to_string(build::root().join(document)).unwrap_or_default();
+        for (place, name) in named_tests(&text) {
+            if !exists(place, name) {
+                broken.push(format!("{document}: there is no {place}::{name}"));
+            }
+            named.push(format!("{place}::{name}"));
+        }
+        // A row that says that something is there says how it is known.
+        let rows = text.lines().filter(|line| {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            cells.len() >= 5 && cells[1].starts_with('✔')
+        });
+        for row in rows.filter(|row| named_tests(row).is_empty()) {
+            broken.push(format!("{document}: no test is named in: {row}"));
+        }
+    }
+    for suite in ["services", "nodes"] {
+        let path = build::root().join(format!("tests/tests/{suite}/main.rs"));
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let list = text.split_once("const SCENARIOS").map_or("", |(_, list)| list);
+        for name in list.split('"').skip(1).step_by(2) {
+            if !named.contains(&format!("{suite}::{name}")) {
+                broken.push(format!("docs/services.md: no row names {suite}::{name}"));
+            }
+        }
+    }
+    assert!(named.len() > 30, "only {} tests are named", named.len());
+    assert!(
+        broken.is_empty(),
+        "Keep the feature tables in step with the tests.\n  {}",
+        broken.join("\n  ")
+    );
+}
