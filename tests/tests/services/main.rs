@@ -41,6 +41,10 @@ const SCENARIOS: &[Scenario] = &[
         "connected_socket_of_a_backend_that_left",
         odd::connected_socket_of_a_backend_that_left,
     ),
+    (
+        "a_pod_opts_out_of_the_socket_path",
+        odd::a_pod_opts_out_of_the_socket_path,
+    ),
     ("node_port", external::node_port),
     (
         "node_port_at_chosen_addresses",

@@ -148,6 +148,48 @@ pub(crate) fn connected_socket_of_a_backend_that_left(world: &World<'_>) -> Resu
     Ok(())
 }
 
+/// With the annotation a pod's sockets are left alone and its packets are translated; without, no packet ever is.
+pub(crate) fn a_pod_opts_out_of_the_socket_path(world: &World<'_>) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let service = stage.service(json!({}))?;
+    let targets: Vec<String> = service.cluster_ips().into_iter().map(|ip| at(ip, 80)).collect();
+    let annotate = |value: &str| {
+        let annotation = format!("proxy-ebpf.orlop.dev/socket-path{value}");
+        world.run(&["annotate", "pod", "client-1", &annotation]).map(drop)
+    };
+    // How many connections of the pod to the Service the packet path has seen, after some more were made.
+    let seen = |target: &str| -> Result<usize> {
+        stage.expect_by("tcp", &[Pod(1)], target, Answers(&BACKENDS))?;
+        let connections: Value = serde_json::from_str(&stage.proxy(1, &["ct", "list", "-o", "json"])?)?;
+        let connections = connections.as_array().context("no list")?;
+        Ok(connections
+            .iter()
+            .filter(|connection| connection["destination"] == *target)
+            .count())
+    };
+    for target in &targets {
+        let count = seen(target)?;
+        ensure!(count == 0, "{count} connections to {target} went by packets");
+    }
+    annotate("=false")?;
+    for target in &targets {
+        world.until(&format!("connections to {target} to go by packets"), || {
+            ensure!(seen(target)? > 0, "none does");
+            Ok(())
+        })?;
+    }
+    annotate("-")?;
+    for target in &targets {
+        world.until(&format!("connections to {target} to go by sockets again"), || {
+            let before = seen(target)?;
+            let after = seen(target)?;
+            ensure!(after <= before, "there are {after} by packets after {before}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// A process that does not outlive its scenario.
 struct Killed(Child);
 
