@@ -128,9 +128,15 @@ pub(crate) fn load_balancer_source_ranges(world: &World<'_>) -> Result<()> {
         stage.expect(&[Outside, Node(1)], &at(*ip, 80), Answers(&BACKENDS))?;
         stage.expect(&[Packets], &at(*ip, 80), Nobody)?;
     }
-    service(&["192.0.2.0/24"])?;
+    service(&["192.0.2.0/24", "2001:db8:2::/64"])?;
     for ip in &addresses {
         stage.expect(&[Outside], &at(*ip, 80), Dropped)?;
+    }
+    // Ranges of one family do not restrict the other.
+    service(&["192.0.2.0/24"])?;
+    for ip in &addresses {
+        let expected = if ip.is_ipv4() { Dropped } else { Answers(&BACKENDS) };
+        stage.expect(&[Outside], &at(*ip, 80), expected)?;
     }
     Ok(())
 }
