@@ -148,12 +148,15 @@ pub fn carry_over(new: &mut Value, old: &Value) {
             new.insert(field.into(), value.clone());
         }
     }
-    for field in [
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "selfLink",
-    ] {
+    // What is being deleted stays so; that a client may not set these, or another grace, is for validation to say.
+    if let Some(value) = old.get("deletionTimestamp") {
+        new.insert("deletionTimestamp".into(), value.clone());
+    }
+    let grace = "deletionGracePeriodSeconds";
+    if let (Some(value), None | Some(Value::Null)) = (old.get(grace), new.get(grace)) {
+        new.insert(grace.into(), value.clone());
+    }
+    for field in ["generation", "selfLink"] {
         // A client may repeat what it read; it may not add or change it.
         match old.get(field) {
             Some(value) => new.insert(field.into(), value.clone()),
@@ -335,5 +338,63 @@ mod tests {
             validate_object_meta_update(&new, &old).message(),
             "[metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}, metadata.name: Invalid value: \"b\": field is immutable, metadata.uid: Invalid value: \"v\": field is immutable]"
         );
+    }
+
+    // Rows of TestValidateObjectMetaUpdatePreventsDeletionFieldMutation.
+    #[test]
+    fn deletion_fields_are_not_the_clients() {
+        let object = |time: Option<&str>, grace: Option<i64>| {
+            let mut object = json!({"metadata": {"name": "a", "resourceVersion": "1"}});
+            if let Some(time) = time {
+                object["metadata"]["deletionTimestamp"] = time.into();
+            }
+            if let Some(grace) = grace {
+                object["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+            }
+            object
+        };
+        let (one, two) = (Some("2026-01-01T00:00:00Z"), Some("2026-01-02T00:00:00Z"));
+        for (old, new, expect, field) in [
+            (object(None, None), object(None, None), object(None, None), None),
+            (
+                object(one, Some(1)),
+                object(one, Some(1)),
+                object(one, Some(1)),
+                None,
+            ),
+            (
+                object(None, None),
+                object(one, None),
+                object(one, None),
+                Some("metadata.deletionTimestamp"),
+            ),
+            (object(one, None), object(None, None), object(one, None), None),
+            (object(one, None), object(two, None), object(one, None), None),
+            (
+                object(None, None),
+                object(None, Some(1)),
+                object(None, Some(1)),
+                Some("metadata.deletionGracePeriodSeconds"),
+            ),
+            (
+                object(None, Some(1)),
+                object(None, None),
+                object(None, Some(1)),
+                None,
+            ),
+            (
+                object(None, Some(1)),
+                object(None, Some(2)),
+                object(None, Some(2)),
+                Some("metadata.deletionGracePeriodSeconds"),
+            ),
+        ] {
+            let mut carried = new.clone();
+            carry_over(&mut carried, &old);
+            assert_eq!(carried, expect, "{old} {new}");
+            let errors = validate_object_meta_update(&carried, &old);
+            let fields: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+            assert_eq!(fields, field.into_iter().collect::<Vec<_>>(), "{old} {new}");
+        }
     }
 }
