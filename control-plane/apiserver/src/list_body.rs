@@ -251,10 +251,14 @@ mod tests {
             (Encoding::Protobuf, Form::Metadata),
         ] {
             let objects: Vec<_> = (0..COUNT).map(|number| object(&resource, number, 300)).collect();
-            let items = objects.iter().cloned().map(Item::Cached).collect();
+            let items = objects.clone();
             let writer = Writer {
                 resource: resource.clone(),
-                output: Output { encoding, form },
+                output: Output {
+                    encoding,
+                    form,
+                    ..Output::default()
+                },
             };
             let mut body = match encoding {
                 Encoding::Protobuf => writer.protobuf(Map::new(), items).unwrap(),
@@ -294,7 +298,7 @@ mod tests {
             resource: resource.clone(),
             output: Output::default(),
         };
-        let items = objects.iter().cloned().map(Item::Cached).collect();
+        let items = objects.clone();
         let mut body = writer.json(Map::new(), items);
         let mut shared = 0;
         while let Some(frame) = body.frame().await {
