@@ -442,8 +442,13 @@ fn ask(child: &mut Client, protocol: &str, address: SocketAddr, expect: &Expect)
 /// The child: servers at all backends, and a client that does as it is told.
 pub(crate) fn questions() {
     for address in BACKENDS.as_flattened() {
-        let bits = if address.contains(':') { "128" } else { "32" };
-        ip(&format!("address add {address}/{bits} dev lo"));
+        // Without a look for duplicates, during which nobody could listen there.
+        let rest = if address.contains(':') {
+            "/128 dev lo nodad"
+        } else {
+            "/32 dev lo"
+        };
+        ip(&format!("address add {address}{rest}"));
     }
     for address in BACKENDS.as_flattened() {
         for port in TARGETS {
