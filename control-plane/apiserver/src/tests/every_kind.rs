@@ -88,10 +88,14 @@ impl Kind<'_> {
         assert_eq!(object["apiVersion"], self.resource.api_version(), "{}", self.one);
     }
 
-    /// An object out of a protobuf body.
+    /// An object out of a protobuf body, as the server reads one.
     fn decoded(&self, bytes: &[u8]) -> Value {
         let opened = protobuf::open(bytes).unwrap_or_else(|error| panic!("{}: {error}", self.one));
-        let mut object = opened.object(self.resource.schema).unwrap();
+        let object = opened.object(self.resource.schema).unwrap();
+        let ignore = api::decode::FieldValidation::Ignore;
+        let mut object = api::decode::decode_value(object, self.resource.expected(), ignore)
+            .unwrap()
+            .value;
         // Protobuf does not carry the types of objects within objects.
         let templates = object
             .pointer_mut("/spec/volumeClaimTemplates")
