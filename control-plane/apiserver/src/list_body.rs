@@ -283,7 +283,7 @@ mod tests {
                 frames += 1;
             }
             assert!(
-                frames > 4 && left == 0,
+                frames > 2 && left == 0,
                 "{encoding:?} {form:?}: {frames} frames, {left} left"
             );
         }
