@@ -160,6 +160,24 @@ pub(crate) fn run() {
     assert!(cleaned.success());
 }
 
+/// A pod's cgroup, which goes with the test however that ends.
+struct PodCgroup(PathBuf);
+
+impl PodCgroup {
+    fn make(path: PathBuf) -> Self {
+        fs::create_dir(&path).expect("make the pod's cgroup");
+        Self(path)
+    }
+}
+
+impl Drop for PodCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir(&self.0) {
+            eprintln!("{} is left behind: {error}", self.0.display());
+        }
+    }
+}
+
 /// A pod whose sockets are left alone for as long as an annotation asks for that.
 fn opted_out(api: &Api) {
     if features().netns_cookie.is_none() {
@@ -168,7 +186,8 @@ fn opted_out(api: &Api) {
     let uid = "4f1c2a90-7d7e-4a55-8a0b-000000000001";
     let cgroup = PathBuf::from(std::env::var_os(CGROUP).expect("the parent names the cgroup"))
         .join(format!("pod{uid}"));
-    fs::create_dir(&cgroup).expect("make the pod's cgroup");
+    // Dropped after the client that is in it.
+    let cgroup = PodCgroup::make(cgroup);
     let bpf_dir = PathBuf::from(std::env::var_os(BPF_DIR).expect("the parent names the folder"));
     let pod = |annotations: Value| {
         json!({
@@ -177,7 +196,7 @@ fn opted_out(api: &Api) {
             "status": { "phase": "Running", "podIPs": [{ "ip": "10.244.0.77" }] },
         })
     };
-    let mut client = Client::start("pod", &cgroup, &bpf_dir);
+    let mut client = Client::start("pod", &cgroup.0, &bpf_dir);
     assert_eq!(client.line(), "ready");
     let mut says = |expected: &str| {
         wait(&format!("the pod's sockets are {expected}"), || {
@@ -205,7 +224,6 @@ fn opted_out(api: &Api) {
     api.delete("pods", pod(json!({})));
     says("translated");
     client.finish();
-    fs::remove_dir(&cgroup).expect("remove the pod's cgroup");
 }
 
 /// The node's own processes cannot listen where a Service is reached by others; this process is one of them.
