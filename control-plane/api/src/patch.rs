@@ -251,6 +251,16 @@ mod tests {
             error.details.as_ref().unwrap().causes[0].message,
             "exceeded max depth"
         );
+        // Each of these puts a nest into the innermost place of the one before.
+        let nest = (0..100).fold(json!({}), |inner, _| json!({"b": inner}));
+        let operations: Vec<_> = (0..200)
+            .map(|i| json!({"op": "replace", "path": format!("/b{}", "/b".repeat(100 * i)), "value": nest}))
+            .collect();
+        let error = patched(json!({"b": {}}), Value::from(operations)).unwrap_err();
+        assert_eq!(
+            error.details.as_ref().unwrap().causes[0].message,
+            "exceeded max depth"
+        );
     }
 
     #[test]

@@ -133,6 +133,7 @@ impl Patcher {
             self.document = value;
             return Ok(());
         }
+        check_depth(path, &value)?;
         let missing =
             |what| format!("replace operation does not apply: doc is missing {what}: {path}: missing value");
         let (mut container, key) = self.find(path).ok_or_else(|| missing("path"))?;
