@@ -38,6 +38,12 @@ impl Hook {
     pub const NODE_INGRESS: Self = Self(3);
     /// It is about to leave the node.
     pub const NODE_EGRESS: Self = Self(4);
+
+    /// Whether packets are seen there as they were sent, or came from elsewhere: not routed yet, nor translated.
+    #[inline(always)]
+    pub const fn is_first(self) -> bool {
+        matches!(self, Self::POD_EGRESS | Self::NODE_INGRESS)
+    }
 }
 
 /// One packet. Addresses of IPv4 are in the first word, the others are zero then.

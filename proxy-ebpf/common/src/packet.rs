@@ -55,6 +55,15 @@ impl ConntrackFlags {
     pub const REROUTE: Self = Self(1 << 10);
     /// Like [`Self::REQUESTS_FROM_NODE`], of what the backend sends: its translated source is, or may be, this node's.
     pub const REPLIES_FROM_NODE: Self = Self(1 << 11);
+    /// The packet that opened the connection was its first: a SYN.
+    pub const SEEN_OPENING: Self = Self(1 << 12);
+    /// Not about a Service: a pod that talks to a backend directly, whose port had to change because a connection of its own
+    /// to the same backend, by a Service, has it. The requests of that one look like this one's once they are translated, so
+    /// this one's are told by where they are seen first.
+    pub const DIRECT: Self = Self(1 << 13);
+    /// Of a [`Self::REPLY`] entry: nothing is translated. What comes is of a connection that was there before, past the
+    /// Services; the entry keeps its ports from others.
+    pub const RESERVED: Self = Self(1 << 14);
 
     /// Whether any bit of `other` is set.
     pub const fn intersects(self, other: Self) -> bool {
@@ -107,6 +116,17 @@ impl ConntrackFlags {
             after = after.union(Self::RESET);
         }
         after
+    }
+
+    /// Whether a packet of this entry's direction cannot be of the entry's connection: a backend's first answer to a SYN is
+    /// a SYN or a reset. Then the client has another connection to that backend, by the same port but not by the Service.
+    pub const fn disowns(self, tcp: TcpFlags) -> bool {
+        let awaits = Self::REPLY.union(Self::SEEN_OPENING);
+        self.contains(awaits)
+            && !self.contains(Self::REPLIED)
+            && tcp.contains(TcpFlags::ACK)
+            && !tcp.contains(TcpFlags::SYN)
+            && !tcp.contains(TcpFlags::RST)
     }
 
     /// Whether the connection is over, so that a client that opens one with the same ports means a new one.
@@ -525,6 +545,26 @@ mod tests {
         assert_eq!(asked.timeout_s(Protocol::UDP), timeouts::DATAGRAM_S);
         let answered = asked.partner().after(none);
         assert_eq!(answered.timeout_s(Protocol::UDP), timeouts::DATAGRAM_STREAM_S);
+    }
+
+    #[test]
+    fn only_a_syn_or_a_reset_is_the_first_answer_to_a_syn() {
+        use TcpFlags as T;
+        let opened = ConntrackFlags::SEEN_OPENING.partner();
+        for (flags, tcp, expected) in [
+            (opened, T::ACK, true),
+            (opened, T(T::ACK.0 | T::FIN.0), true),
+            (opened, T(T::SYN.0 | T::ACK.0), false),
+            (opened, T(T::RST.0 | T::ACK.0), false),
+            (opened, T::RST, false),
+            // What a client sends, who has acknowledged what another node's program saw.
+            (opened.partner(), T::ACK, false),
+            (opened.union(ConntrackFlags::REPLIED), T::ACK, false),
+            // Found in the middle, after the tables were lost: anything may come.
+            (ConntrackFlags::REPLY, T::ACK, false),
+        ] {
+            assert_eq!(flags.disowns(tcp), expected, "{tcp:?} of {flags:?}");
+        }
     }
 
     #[test]

@@ -116,6 +116,8 @@ fn flags(flags: ConntrackFlags) -> Vec<&'static str> {
         (ConntrackFlags::SNAT, "snat"),
         (ConntrackFlags::HAIRPIN, "hairpin"),
         (ConntrackFlags::MASQUERADE, "masquerade"),
+        (ConntrackFlags::DIRECT, "direct"),
+        (ConntrackFlags::RESERVED, "reserved"),
     ];
     let set = names.into_iter().filter(|(flag, _)| flags.contains(*flag));
     set.map(|(_, name)| name).collect()

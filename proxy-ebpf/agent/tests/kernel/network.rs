@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     path::Path,
     process::Command,
@@ -15,10 +15,18 @@ use std::{
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoNetkit, LinkAttribute, LinkInfo, LinkMessage, NetkitMode,
 };
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
+        time::{TimeVal, TimeValLike as _},
+    },
+};
 
 /// No call takes longer unless something is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for connecting.
+const SEND_TIMEOUT_S: i64 = 10;
 /// What `Talk::transfer` sends.
 pub(crate) const BULK: usize = 4 << 20;
 /// Larger than any packet here: it travels in fragments.
@@ -164,17 +172,25 @@ impl Namespace {
     /// Connects and stays connected.
     pub(crate) fn open(&self, address: &str) -> io::Result<(Seen, Talk)> {
         let address: SocketAddr = address.parse().expect("an address");
+        self.run(|| greet(TcpStream::connect_timeout(&address, TIMEOUT)?, address))
+    }
+
+    /// The same from a port that other connections may have too, as those of clients with many connections do.
+    pub(crate) fn open_by(&self, port: u16, address: &str) -> io::Result<(Seen, Talk)> {
+        let address: SocketAddr = address.parse().expect("an address");
         self.run(|| {
-            let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-            stream.set_read_timeout(Some(TIMEOUT))?;
-            assert_eq!(stream.peer_addr()?, address);
-            let mut line = Vec::new();
-            while line.last() != Some(&b'\n') {
-                let mut byte = [0];
-                stream.read_exact(&mut byte)?;
-                line.push(byte[0]);
-            }
-            Ok((Seen::parse(&line), Talk(stream)))
+            let (family, any): (_, SocketAddr) = if address.is_ipv4() {
+                (AddressFamily::Inet, ([0, 0, 0, 0], port).into())
+            } else {
+                (AddressFamily::Inet6, (Ipv6Addr::UNSPECIFIED, port).into())
+            };
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let socket = socket::socket(family, SockType::Stream, flags, None)?;
+            socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT_S))?;
+            socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
+            socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+            greet(socket.into(), address)
         })
     }
 
@@ -256,6 +272,19 @@ impl Talk {
             Ok(())
         })
     }
+}
+
+/// Reads who is there.
+fn greet(mut stream: TcpStream, address: SocketAddr) -> io::Result<(Seen, Talk)> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    assert_eq!(stream.peer_addr()?, address);
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        line.push(byte[0]);
+    }
+    Ok((Seen::parse(&line), Talk(stream)))
 }
 
 fn greeting(name: &str, peer: SocketAddr) -> String {

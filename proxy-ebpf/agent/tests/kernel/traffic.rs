@@ -252,6 +252,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     }
     from_pods(&stage, POD_C, "c");
     from_the_node("c");
+    both_ways(&stage);
     let agent = restarts(&stage, agent, dir.path(), &nobody.0);
     nobody_is_there(&stage);
     agent.stop();
@@ -323,6 +324,35 @@ fn from_pods(stage: &Stage, server: Both, name: &str) {
                 let seen = stage.pod_a.ask(&address, length).expect("send a datagram");
                 assert_eq!(seen.server, name, "{length} bytes to {address}");
             }
+        }
+    }
+}
+
+/// A pod has connections to a backend by the Service and past it, from one port: each gets its own answers.
+fn both_ways(stage: &Stage) {
+    let pod = &stage.pod_a;
+    let mut ports = 21_000..;
+    for family in [0, 1] {
+        let (service, backend) = (at(CLUSTER_IP[family], 80), at(POD_C[family], TARGET));
+        for (first, second) in [(&service, &backend), (&backend, &service)] {
+            let port = ports.next().expect("a port");
+            let open = |address: &str, when: &str| {
+                let opened = pod.open_by(port, address);
+                let (seen_by_server, talk) =
+                    opened.unwrap_or_else(|error| panic!("connect to {address} by {port}, {when}: {error}"));
+                assert_eq!(seen_by_server, seen("c", POD_A[family]), "{address}");
+                talk
+            };
+            let mut one = open(first, "first");
+            let mut other = open(second, "second");
+            one.echo(b"first").expect("the first connection lives");
+            other.echo(b"second").expect("the second connection lives");
+            drop(other);
+            one.echo(b"still there")
+                .expect("the first connection outlives the other");
+            drop(one);
+            // The first has just ended, and its backend may not know yet.
+            drop(open(second, "once more"));
         }
     }
 }

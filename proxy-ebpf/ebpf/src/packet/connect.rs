@@ -8,7 +8,7 @@ use proxy_ebpf_common::{
 
 use super::{
     CONTINUE, TRANSLATE, balance,
-    conntrack::{has_ports, open},
+    conntrack::{Beside, beside, has_ports, open},
     family::PacketFamily,
     forward,
     maps::DEVICES,
@@ -111,6 +111,24 @@ fn plan<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
     }
     scratch.entry.flags = flags;
     Ok(())
+}
+
+/// Lets a connection pass that is for no Service, by another port where its own is taken by one that is. The result is that
+/// of [`to_service`]; [`CONTINUE`]: it passes as it is.
+#[inline(always)]
+pub(crate) fn directly<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
+    match beside::<F>(scratch) {
+        Beside::Nothing => return CONTINUE,
+        Beside::Connection => {}
+    }
+    let (destination, port) = (scratch.packet.key.destination, scratch.packet.key.destination_port);
+    scratch.begin(destination, port, ServiceId(0), BackendId(0));
+    scratch.entry.flags = ConntrackFlags::DIRECT;
+    if let Err(reason) = open::<F>(scratch) {
+        return drop::<F>(skb, scratch, reason);
+    }
+    translated::<F>(skb, scratch, EventKind::NEW);
+    TRANSLATE
 }
 
 /// The node's address at a device.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use proxy_ebpf_common::{
-    Address, Conntrack, ConntrackFlags, DropReason, Port, Protocol, SNAT_PORT_MAX, SNAT_PORT_MIN, is_expired,
+    Address, Conntrack, ConntrackFlags, DropReason, Hook, Port, Protocol, SNAT_PORT_MAX, SNAT_PORT_MIN, is_expired,
     timeouts,
 };
 
@@ -38,6 +38,18 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
     }
     scratch.entry = *found;
     let flags = found.flags;
+    let is_late = !scratch.packet.hook.is_first() && !flags.contains(ConntrackFlags::REPLY);
+    if flags.contains(ConntrackFlags::RESERVED) || (is_late && flags.contains(ConntrackFlags::DIRECT)) {
+        return false;
+    }
+    if flags.disowns(scratch.packet.tcp) && scratch.packet.inner == 0 && scratch.protocol() == Protocol::TCP {
+        // The client's connection by the Service must take another port; it asks again.
+        let protocol = scratch.protocol();
+        scratch.partner_key = scratch.entry.partner(protocol);
+        let _ = F::conntrack().remove(&scratch.partner_key);
+        found.flags = flags.union(ConntrackFlags::RESERVED);
+        return false;
+    }
     if scratch.packet.tcp.opens()
         && !flags.contains(ConntrackFlags::REPLY)
         && begins_anew::<F>(&scratch.entry)
@@ -110,6 +122,9 @@ fn complete_partner<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
 pub(crate) fn open<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Result<(), DropReason> {
     let now_s = now_s();
     let protocol = scratch.protocol();
+    if protocol == Protocol::TCP && scratch.packet.tcp.opens() {
+        scratch.entry.flags = scratch.entry.flags.union(ConntrackFlags::SEEN_OPENING);
+    }
     let timeout_s = scratch.entry.flags.timeout_s(protocol);
     scratch.entry.created_s = now_s;
     scratch.entry.expires_s = now_s.wrapping_add(timeout_s);
@@ -120,6 +135,55 @@ pub(crate) fn open<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Result
         return Err(DropReason::ConntrackFull);
     }
     Ok(())
+}
+
+/// What a connection that is not translated finds in its way.
+pub(crate) enum Beside {
+    /// Nothing, or something that is over and gone now.
+    Nothing,
+    /// Another connection of the same client to the same backend by the same port, but by a Service: answers to the one
+    /// would be taken for answers to the other.
+    Connection,
+}
+
+/// Makes room for a connection that the packet opens and that is not translated. A living one is only told where packets are
+/// as they were sent: later the packet may be what one by a Service has become.
+#[inline(never)]
+pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Beside {
+    let protocol = scratch.protocol();
+    let opens = match protocol {
+        Protocol::TCP => scratch.packet.tcp.opens(),
+        // Any datagram may be the first. Whoever reaches pods from outside by both ways is worth no look at each of them.
+        Protocol::UDP => scratch.packet.hook == Hook::POD_EGRESS,
+        _ => false,
+    };
+    if !opens {
+        return Beside::Nothing;
+    }
+    scratch.partner_key = scratch.packet.key.reversed();
+    // SAFETY: a reused element can at worst show another connection's entry, for which this one would get another port.
+    let Some(existing) = (unsafe { F::conntrack().get(&scratch.partner_key) }) else {
+        return Beside::Nothing;
+    };
+    let flags = existing.flags;
+    if !flags.contains(ConntrackFlags::REPLY)
+        || flags.contains(ConntrackFlags::RESERVED)
+        || is_expired(existing.expires_s, now_s())
+    {
+        return Beside::Nothing;
+    }
+    if scratch.packet.hook.is_first() {
+        // Also where it is over: its backend may still wait for what is on its way.
+        return Beside::Connection;
+    }
+    if !flags.is_over() {
+        return Beside::Nothing;
+    }
+    scratch.entry = *existing;
+    let _ = F::conntrack().remove(&scratch.partner_key);
+    scratch.partner_key = scratch.entry.partner(protocol);
+    let _ = F::conntrack().remove(&scratch.partner_key);
+    Beside::Nothing
 }
 
 /// Inserts the reply's entry under a key that no other connection has: its destination port is what was chosen.
@@ -162,7 +226,8 @@ fn is_free<F: PacketFamily>(scratch: &Scratch<F::Address>, now_s: u32) -> bool {
     };
     let key = &scratch.packet.key;
     is_expired(existing.expires_s, now_s)
-        || (existing.destination.is(key.source)
+        || (!existing.flags.contains(ConntrackFlags::RESERVED)
+            && existing.destination.is(key.source)
             && existing.destination_port == key.source_port
             && existing.source.is(key.destination)
             && existing.source_port == key.destination_port)

@@ -62,7 +62,7 @@ pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
         Exit::Pod(pod) => {
             // Of a Service outside the cluster the pod's own device still has to make the Service of its backend.
             let is_masqueraded = ConntrackFlags::MASQUERADE.union(ConntrackFlags::REPLY);
-            let past_veth = arrives(scratch.packet.hook) && !scratch.entry.flags.contains(is_masqueraded);
+            let past_veth = scratch.packet.hook.is_first() && !scratch.entry.flags.contains(is_masqueraded);
             to_pod::<F>(skb, scratch, pod, past_veth)
         }
         Exit::Way => to_neighbour(scratch.way.ifindex, &mut scratch.way.next_hop),
@@ -77,7 +77,7 @@ fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
     let reroutes = hook == Hook::NODE_EGRESS
         && flags.contains(ConntrackFlags::REROUTE)
         && !flags.contains(ConntrackFlags::REPLY);
-    if !arrives(hook) && !reroutes {
+    if !hook.is_first() && !reroutes {
         return Ok(Exit::Stack);
     }
     let is_last_hop = scratch.packet.ttl <= 1;
@@ -105,12 +105,6 @@ fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
         WayKind::TooBig => Err(DropReason::TooBig),
         WayKind::Stack | WayKind::None => Err(DropReason::NoRoute),
     }
-}
-
-/// Whether packets that this hook sees have not been routed yet.
-#[inline(always)]
-fn arrives(hook: Hook) -> bool {
-    hook == Hook::NODE_INGRESS || hook == Hook::POD_EGRESS
 }
 
 /// Sends a packet of a pod that is not translated straight to another pod of this node.

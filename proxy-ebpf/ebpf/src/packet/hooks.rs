@@ -75,16 +75,16 @@ fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Ho
     };
     // The translation is at one place in each program: the verifier looks at it anew for every way that leads there.
     if !track::<F>(scratch) {
-        if is_error || hook == Hook::POD_INGRESS {
+        if is_error {
             return CONTINUE;
         }
-        let opened = if balance::find::<F>(scratch) {
+        let opened = if hook != Hook::POD_INGRESS && balance::find::<F>(scratch) {
             connect::to_service::<F>(skb, scratch)
         } else {
-            match hook {
-                Hook::POD_EGRESS => return forward::to_local_pod::<F>(skb, scratch),
-                Hook::NODE_EGRESS => connect::masquerade::<F>(skb, scratch),
-                _ => return CONTINUE,
+            match (connect::directly::<F>(skb, scratch), hook) {
+                (CONTINUE, Hook::POD_EGRESS) => return forward::to_local_pod::<F>(skb, scratch),
+                (CONTINUE, Hook::NODE_EGRESS) => connect::masquerade::<F>(skb, scratch),
+                (opened, _) => opened,
             }
         };
         if opened != TRANSLATE {

@@ -9,10 +9,10 @@ use proxy_ebpf::{
 };
 use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
 
-use super::bench::{Bench, CONTINUE, Net, SHOT, at, ip_address, service};
+use super::bench::{Bench, CONTINUE, Net, REDIRECT, SHOT, at, ip_address, service};
 use crate::{
     agent::wait,
-    model::{ACK, FIN, Packet, SYN},
+    model::{ACK, FIN, Packet, RST, SYN},
 };
 
 pub(super) fn a_connection_ends(bench: &mut Bench, net: &Net) {
@@ -41,6 +41,119 @@ pub(super) fn a_connection_ends(bench: &mut Bench, net: &Net) {
     // It was never answered and its backend is gone: the client's next attempt goes to another.
     bench.serve(service(net, Protocol::TCP, &[net.local_pod]));
     assert_eq!(via(bench, SYN), ip_address(net.local_pod));
+}
+
+/// A pod has connections to a backend by the Service and past it, from one port.
+pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
+    let (service_address, backend) = (at(net.cluster_ip, 80), at(net.remote_pod, 8080));
+    let tcp = |source: &str, destination: &str, flags| Packet::tcp(source, destination, flags);
+    bench.serve(service(net, Protocol::TCP, &[net.remote_pod]));
+    let by_service = |bench: &Bench, pod: &str| {
+        let request = tcp(pod, &service_address, SYN);
+        bench.expect(
+            "pod_egress",
+            &request,
+            CONTINUE,
+            &request.translated(pod, &backend, 0),
+        );
+    };
+    let answered = |bench: &Bench, pod: &str, flags| {
+        let reply = tcp(&backend, pod, flags);
+        bench.expect(
+            "node_ingress",
+            &reply,
+            REDIRECT,
+            &reply.translated(&service_address, pod, 1),
+        );
+    };
+
+    // The connection by the Service is over, and the other one is only seen on its way into the pod, as the node's own are.
+    let pod = at(net.local_pod, 56_001);
+    by_service(bench, &pod);
+    answered(bench, &pod, RST | ACK);
+    bench.expect_untouched("pod_ingress", &tcp(&pod, &backend, SYN));
+    bench.expect_untouched("node_ingress", &tcp(&backend, &pod, SYN | ACK));
+
+    // Where it is seen first it takes another port, for what may still come.
+    let pod = at(net.local_pod, 56_002);
+    by_service(bench, &pod);
+    answered(bench, &pod, SYN | ACK);
+    bench.run("pod_egress", &tcp(&pod, &service_address, FIN | ACK));
+    let (_, sent) = bench.run("pod_egress", &tcp(&pod, &backend, SYN));
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    answered(bench, &pod, FIN | ACK);
+
+    // The same while it lives.
+    let pod = at(net.local_pod, 56_003);
+    by_service(bench, &pod);
+    answered(bench, &pod, SYN | ACK);
+    let direct = tcp(&pod, &backend, SYN);
+    let (result, sent) = bench.run("pod_egress", &direct);
+    assert_eq!((result, sent.source.ip()), (CONTINUE, ip_address(net.local_pod)));
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    let other = sent.source.to_string();
+    assert_eq!(sent, direct.translated(&other, &backend, 0));
+    bench.expect("pod_egress", &direct, CONTINUE, &sent);
+    bench.expect_untouched("node_egress", &sent);
+    // What the one by the Service has become on its way out is not taken for a second one.
+    bench.expect_untouched("node_egress", &direct);
+    let reply = tcp(&backend, &other, SYN | ACK);
+    bench.expect(
+        "node_ingress",
+        &reply,
+        REDIRECT,
+        &reply.translated(&backend, &pod, 1),
+    );
+    answered(bench, &pod, ACK);
+
+    // The one past the Service was there first, unseen. What its backend says shows that.
+    let pod = at(net.local_pod, 56_004);
+    by_service(bench, &pod);
+    bench.expect_untouched("node_ingress", &tcp(&backend, &pod, ACK));
+    let request = tcp(&pod, &service_address, SYN);
+    let (_, sent) = bench.run("pod_egress", &request);
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    let other = sent.source.to_string();
+    assert_eq!(sent, request.translated(&other, &backend, 0));
+    let reply = tcp(&backend, &other, SYN | ACK);
+    bench.expect(
+        "node_ingress",
+        &reply,
+        REDIRECT,
+        &reply.translated(&service_address, &pod, 1),
+    );
+    for flags in [ACK, FIN | ACK] {
+        bench.expect_untouched("node_ingress", &tcp(&backend, &pod, flags));
+        bench.expect_untouched("pod_egress", &tcp(&pod, &backend, flags));
+    }
+
+    // Datagrams say nothing of connections: those past the Service take another port while those by it are remembered.
+    bench.serve(service(net, Protocol::UDP, &[net.remote_pod]));
+    let pod = at(net.local_pod, 56_005);
+    bench.expect_untouched("pod_egress", &Packet::udp(&pod, &backend));
+    let request = Packet::udp(&pod, &service_address);
+    bench.expect(
+        "pod_egress",
+        &request,
+        CONTINUE,
+        &request.translated(&pod, &backend, 0),
+    );
+    let (_, sent) = bench.run("pod_egress", &Packet::udp(&pod, &backend));
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    let reply = Packet::udp(&backend, &sent.source.to_string());
+    bench.expect(
+        "node_ingress",
+        &reply,
+        REDIRECT,
+        &reply.translated(&backend, &pod, 1),
+    );
+    let reply = Packet::udp(&backend, &pod);
+    bench.expect(
+        "node_ingress",
+        &reply,
+        REDIRECT,
+        &reply.translated(&service_address, &pod, 1),
+    );
 }
 
 pub(super) fn the_client_stays(bench: &mut Bench, net: &Net) {
