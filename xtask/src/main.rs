@@ -105,3 +105,15 @@ fn make_images(programs: Option<PathBuf>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Command;
+
+    #[test]
+    fn every_command_line_can_be_read() {
+        Command::command().debug_assert();
+    }
+}

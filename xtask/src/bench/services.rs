@@ -24,6 +24,7 @@ pub(super) const PROGRAMS: [(&str, &str); 3] =
 
 /// What of Services is measured, and how much of it.
 #[derive(Args)]
+#[group(id = "services")]
 pub(super) struct Options {
     /// Of Services, only these parts; everything when not given.
     #[arg(long, value_enum, value_delimiter = ',')]
