@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -32,6 +35,9 @@ pub struct Status {
     pub programs: Vec<Attached>,
     /// The maps that the agent fills.
     pub maps: Vec<MapUse>,
+    /// Memory that the kernel has set aside for all pinned maps, which no process is charged for, in bytes. Of those that
+    /// grow entry by entry, what they would take when full is not in it on kernels since 6.4.
+    pub map_memory_bytes: u64,
     /// Packets that were dropped since the maps were made, by reason, without those that there are none of.
     pub drops: Vec<Dropped>,
 }
@@ -73,6 +79,7 @@ pub fn read(bpf_dir: &Path) -> Result<Status> {
         agent_running: pins::is_in_use(bpf_dir)?,
         programs: programs(bpf_dir)?,
         maps: maps.usage(sizes),
+        map_memory_bytes: map_memory(&pins::maps_of(bpf_dir))?,
         drops: drops
             .map(|(reason, count)| Dropped {
                 reason: reason.name(),
@@ -81,6 +88,25 @@ pub fn read(bpf_dir: &Path) -> Result<Status> {
             })
             .collect(),
     })
+}
+
+/// What the kernel says of the maps that are pinned here.
+fn map_memory(dir: &Path) -> Result<u64> {
+    pins::entries(dir)?
+        .iter()
+        .map(|path| {
+            let map = sys::open_pin(path).with_context(|| format!("open {}", path.display()))?;
+            let about = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
+            let text = fs::read_to_string(&about).with_context(|| format!("read {about}"))?;
+            memlock(&text).with_context(|| format!("{about} does not tell the memory of {}", path.display()))
+        })
+        .sum()
+}
+
+/// The bytes in a map's `fdinfo`.
+fn memlock(fdinfo: &str) -> Option<u64> {
+    let value = fdinfo.lines().find_map(|line| line.strip_prefix("memlock:"))?;
+    value.trim().parse().ok()
 }
 
 fn programs(bpf_dir: &Path) -> Result<Vec<Attached>> {
@@ -196,9 +222,10 @@ impl Status {
             })
             .collect();
         format!(
-            "agent: {agent}\npins:  {} (layout {})\n\n{}\n{}\n{}",
+            "agent: {agent}\npins:  {} (layout {}, {:.1} MiB of kernel memory)\n\n{}\n{}\n{}",
             self.bpf_dir.display(),
             self.layout_version,
+            self.map_memory_bytes as f64 / f64::from(1 << 20),
             columns(["PROGRAM", "ID", "LINK", "ATTACHED TO"], &programs),
             columns(["MAP", "ENTRIES", "ROOM", "USED"], &maps),
             if drops.is_empty() {
@@ -207,5 +234,18 @@ impl Status {
                 columns(["DROPPED FOR", "PACKETS", "BYTES"], &drops)
             }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memlock;
+
+    #[test]
+    fn the_memory_of_a_map_is_read() {
+        let text = "pos:\t0\nmap_type:\t9\nmax_entries:\t16384\nmemlock:\t3672576\nmap_id:\t7\n";
+        assert_eq!(memlock(text), Some(3_672_576));
+        assert_eq!(memlock("memlock:\tmuch\n"), None);
+        assert_eq!(memlock(""), None);
     }
 }

@@ -34,6 +34,8 @@ pub struct Query {
 pub enum Client {
     /// A pod of this node, or of another: their socket programs read tables of the same content, except for what is local.
     Pod,
+    /// A pod whose sockets are left alone, because its annotation says so.
+    OptedOut,
     /// A process in the node's own network namespace.
     Node,
     /// Somebody outside the cluster, whose packets come in by a device of this node.
@@ -105,6 +107,7 @@ impl Steps {
             "client",
             match query.client {
                 Client::Pod => "a pod: its sockets are translated as they connect",
+                Client::OptedOut => "a pod that has opted out: its packets are translated as they leave it",
                 Client::Node => "a process of this node: its sockets are translated as they connect",
                 Client::Outside => "outside the cluster: its packets are translated as they arrive",
             },
@@ -172,7 +175,7 @@ impl Steps {
             (_, None) => (true, "the client, whose address is not known,".to_owned()),
         };
         let verb = match (query.source, query.client, admitted) {
-            (None, Client::Pod | Client::Outside, _) => "may be",
+            (None, Client::Pod | Client::OptedOut | Client::Outside, _) => "may be",
             (_, _, true) => "is",
             (_, _, false) => "is not",
         };
@@ -194,7 +197,7 @@ impl Steps {
         // Only clients outside have entries of their own, and only where their policy differs.
         let scopes: &[Scope] = match query.client {
             Client::Outside => &[Scope::EXTERNAL, Scope::INTERNAL],
-            Client::Pod | Client::Node => &[Scope::INTERNAL],
+            Client::Pod | Client::OptedOut | Client::Node => &[Scope::INTERNAL],
         };
         let find = |socket: SocketAddress| {
             scopes.iter().find_map(|&scope| {
@@ -268,13 +271,16 @@ fn has_node_ports(address: IpAddr, nodes: &[IpAddr], client: Client) -> bool {
 }
 
 fn refused(reason: &'static str, query: &Query) -> Verdict {
+    let is_tcp = query.target.protocol == Protocol::TCP;
     let client_sees = match (query.client, reason) {
-        (_, "source_range") => "nothing: its packets are dropped",
+        (_, "source_range")
+        | (Client::Outside, "unknown_port")
+        | (Client::OptedOut, "no_local_endpoints") => "nothing: its packets are dropped",
         (Client::Outside, "no_local_endpoints") => {
             "nothing: the packet is dropped, so that it tries another node"
         }
-        (Client::Outside, _) if query.target.protocol == Protocol::TCP => "a reset: connection refused",
-        (Client::Outside, _) => "an ICMP error: port unreachable",
+        (Client::Outside | Client::OptedOut, _) if is_tcp => "a reset: connection refused",
+        (Client::Outside | Client::OptedOut, _) => "an ICMP error: port unreachable",
         (_, "no_local_endpoints") => "no route to host (EHOSTUNREACH; EPERM before Linux 5.18)",
         _ => "connection refused (ECONNREFUSED; EPERM before Linux 5.18)",
     };
@@ -425,6 +431,21 @@ mod tests {
         }
         dropped("unknown_port", verdict(Client::Pod, "10.96.0.1:81"));
         dropped("no_endpoints", verdict(Client::Pod, "10.96.0.2:80"));
+        // The world is not told which addresses exist.
+        for (client, target, expected) in [
+            (Client::Pod, "10.96.0.1:81", "connection refused"),
+            (Client::OptedOut, "10.96.0.1:81", "a reset"),
+            (Client::Outside, "10.96.0.1:81", "nothing"),
+            (Client::OptedOut, "10.96.0.3:80", "nothing"),
+        ] {
+            let Verdict::Dropped { client_sees, .. } = verdict(client, target) else {
+                panic!("{client:?} reaches {target}");
+            };
+            assert!(
+                client_sees.starts_with(expected),
+                "{client:?} to {target}: {client_sees}"
+            );
+        }
         dropped("no_local_endpoints", verdict(Client::Pod, "10.96.0.3:80"));
         dropped(
             "no_local_endpoints",

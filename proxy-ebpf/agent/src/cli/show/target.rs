@@ -9,6 +9,7 @@ use kube::{Api, Client as ApiClient};
 use proxy_ebpf::{
     desired::SocketAddress,
     inspect::trace::{Client, Query},
+    opt_outs::OptOut,
 };
 use proxy_ebpf_common::Protocol;
 
@@ -116,14 +117,20 @@ async fn pod(api: &ApiClient, text: &str) -> Result<(Client, Vec<IpAddr>)> {
         .get(name)
         .await
         .with_context(|| format!("look up the Pod {namespace}/{name}"))?;
-    let on_host_network = pod.spec.and_then(|spec| spec.host_network).unwrap_or_default();
-    let client = if on_host_network {
-        Client::Node
-    } else {
-        Client::Pod
-    };
+    let client = client_of(&pod);
     let ips = pod.status.and_then(|status| status.pod_ips).unwrap_or_default();
     Ok((client, ips.iter().filter_map(|pod_ip| ip(&pod_ip.ip)).collect()))
+}
+
+fn client_of(pod: &Pod) -> Client {
+    let on_host_network = pod.spec.as_ref().and_then(|spec| spec.host_network);
+    if on_host_network == Some(true) {
+        Client::Node
+    } else if OptOut::from_api(pod).is_some() {
+        Client::OptedOut
+    } else {
+        Client::Pod
+    }
 }
 
 /// The Service's first cluster IP, and the number of the port.
@@ -160,6 +167,9 @@ fn split_namespace(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::{api::core::v1::PodSpec, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+    use proxy_ebpf::opt_outs::ANNOTATION;
+
     use super::*;
 
     #[test]
@@ -182,6 +192,31 @@ mod tests {
         ] {
             let error = resolve("node", target).expect_err(target);
             assert!(format!("{error:#}").contains(expected), "{target}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn a_pod_says_how_it_is_served() {
+        for (host_network, annotation, expected) in [
+            (false, None, Client::Pod),
+            (false, Some("true"), Client::Pod),
+            (false, Some("false"), Client::OptedOut),
+            (true, Some("false"), Client::Node),
+        ] {
+            let annotations = annotation.map(|value: &str| (ANNOTATION.to_owned(), value.to_owned()));
+            let pod = Pod {
+                metadata: ObjectMeta {
+                    uid: Some("u".to_owned()),
+                    annotations: Some(annotations.into_iter().collect()),
+                    ..ObjectMeta::default()
+                },
+                spec: Some(PodSpec {
+                    host_network: Some(host_network),
+                    ..PodSpec::default()
+                }),
+                ..Pod::default()
+            };
+            assert_eq!(client_of(&pod), expected, "{host_network} {annotation:?}");
         }
     }
 
