@@ -34,21 +34,27 @@ pub const LABEL_SELECTOR: &str = "!service.kubernetes.io/headless,!service.kuber
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectName(Arc<str>);
 
-/// A Service.
+/// A Service. There are many of them, and few have more than cluster IPs and ports.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Service {
-    cluster_ips: Vec<IpAddr>,
-    /// Other addresses at which the Service's own ports are reached: externalIPs, and those that its load balancer gave it.
-    external_ips: Vec<IpAddr>,
-    /// Those of them that the load balancer gave it: only these have source ranges.
-    load_balancer_ips: BTreeSet<IpAddr>,
-    /// The networks of clients that those admit; `None`: they admit everybody.
-    source_ranges: [Option<BTreeSet<Cidr>>; 2],
-    ports: Vec<PortOfService>,
+    cluster_ips: Box<[IpAddr]>,
+    ports: Box<[PortOfService]>,
+    external: Option<Box<External>>,
     affinity_timeout_s: u32,
     internal_traffic_local: bool,
     external_traffic_local: bool,
     health_check_node_port: Option<u16>,
+}
+
+/// What a Service has for clients outside the cluster, beside node ports.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct External {
+    /// Other addresses at which the Service's own ports are reached: externalIPs, and those that its load balancer gave it.
+    ips: Vec<IpAddr>,
+    /// Those of them that the load balancer gave it: only these have source ranges.
+    load_balancer_ips: BTreeSet<IpAddr>,
+    /// The networks of clients that those admit; `None`: they admit everybody.
+    source_ranges: [Option<BTreeSet<Cidr>>; 2],
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -69,18 +75,22 @@ struct Port {
 #[derive(Debug, PartialEq, Eq)]
 pub struct EndpointSlice {
     service: ObjectName,
-    ports: Vec<Port>,
-    endpoints: Vec<Endpoint>,
+    ports: Box<[Port]>,
+    endpoints: Box<[Endpoint]>,
     /// Number of endpoints that no traffic may be sent to.
-    ignored: usize,
+    ignored: u32,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Endpoint {
     address: IpAddr,
     state: EndpointState,
-    /// Zones whose nodes should prefer it; empty: no hint.
-    zones: Box<[Box<str>]>,
+    /// Zones whose nodes should prefer it. In a box of its own, because few have any: they are most of what is kept.
+    #[expect(
+        clippy::box_collection,
+        reason = "one word where there is none, instead of three"
+    )]
+    zones: Option<Box<Vec<Box<str>>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,14 +265,14 @@ impl Service {
             return None;
         }
         // "None" and "" are no addresses: a headless Service, and one that has not been given its address yet.
-        let cluster_ips: Vec<_> = spec
+        let cluster_ips: Box<[IpAddr]> = spec
             .cluster_ips
             .iter()
             .flatten()
             .filter_map(|ip| ip.parse().ok())
             .collect();
         let ports = spec.ports.iter().flatten();
-        let ports: Vec<_> = ports.filter_map(PortOfService::from_api).collect();
+        let ports: Box<[_]> = ports.filter_map(PortOfService::from_api).collect();
         if cluster_ips.is_empty() || ports.is_empty() {
             return None;
         }
@@ -281,12 +291,15 @@ impl Service {
         external_ips.retain(|ip| !cluster_ips.contains(ip));
         external_ips.extend(&load_balancer_ips);
         let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-        Some(Self {
-            cluster_ips,
-            external_ips: external_ips.into_iter().collect(),
+        let external = External {
+            ips: external_ips.into_iter().collect(),
             load_balancer_ips,
             source_ranges: [false, true].map(|ipv6| source_ranges(ranges, ipv6)),
+        };
+        Some(Self {
+            cluster_ips,
             ports,
+            external: (external != External::default()).then(|| Box::new(external)),
             affinity_timeout_s,
             internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_traffic_local: spec.external_traffic_policy.as_deref() == Some("Local"),
@@ -311,28 +324,36 @@ impl EndpointSlice {
         let name = metadata.labels.as_ref()?.get(SERVICE_NAME)?;
         let service = ObjectName::new(metadata.namespace.as_deref()?, name);
         let ports = slice.ports.iter().flatten().filter_map(Port::of_slice).collect();
-        let endpoints: Vec<_> = slice
+        let endpoints: Box<[_]> = slice
             .endpoints
             .iter()
             .flatten()
             .filter_map(|endpoint| Endpoint::from_api(endpoint, node_name))
             .collect();
+        let ignored = slice.endpoints.iter().flatten().count() - endpoints.len();
         Some(Self {
             service,
             ports,
-            ignored: slice.endpoints.iter().flatten().count() - endpoints.len(),
+            ignored: u32::try_from(ignored).unwrap_or(u32::MAX),
             endpoints,
         })
     }
 
     /// Number of endpoints that no traffic may be sent to, whatever the slice says.
     pub fn ignored(&self) -> usize {
-        self.ignored
+        self.ignored as usize
     }
 
     /// The Service that the slice belongs to.
     pub fn service(&self) -> &ObjectName {
         &self.service
+    }
+
+    /// Lets go of its own copy of the Service's name for an equal one that others hold too.
+    pub fn share_name(&mut self, known: &ObjectName) {
+        if self.service == *known {
+            self.service = known.clone();
+        }
     }
 }
 
@@ -368,10 +389,11 @@ impl Endpoint {
             local: endpoint.node_name.as_deref() == Some(node_name),
             for_this_node: nodes.map(|nodes| nodes.iter().any(|node| node.name == node_name)),
         };
+        let zones: Vec<Box<str>> = zones.map(|zone| zone.name.as_str().into()).collect();
         Some(Self {
             address,
             state,
-            zones: zones.map(|zone| zone.name.as_str().into()).collect(),
+            zones: (!zones.is_empty()).then(|| Box::new(zones)),
         })
     }
 }
@@ -411,7 +433,7 @@ pub fn service_ports<'a>(
 ) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     let families = [false, true].map(|ipv6| (ipv6, service.of_family(ipv6)));
-    for port in &service.ports {
+    for port in &service.ports[..] {
         for (ipv6, (cluster_ips, external_ips)) in &families {
             if !cluster_ips.is_empty() {
                 let endpoints = endpoints(&port.port, *ipv6, slices.clone());
@@ -445,7 +467,7 @@ pub fn health_check<'a>(
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
 ) -> Option<HealthCheck> {
     let port = service.health_check_node_port?;
-    let endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints);
+    let endpoints = slices.into_iter().flat_map(|slice| &slice.endpoints[..]);
     let local: BTreeSet<_> = endpoints
         .filter(|endpoint| endpoint.state.local && endpoint.state.ready)
         .map(|endpoint| endpoint.address)
@@ -462,12 +484,20 @@ impl Service {
     /// The cluster IPs and the other addresses of a family.
     fn of_family(&self, ipv6: bool) -> (Vec<IpAddr>, Vec<IpAddr>) {
         let pick = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| ip.is_ipv6() == ipv6).collect();
-        (pick(&self.cluster_ips), pick(&self.external_ips))
+        let external = self.external.as_ref().map_or(&[][..], |external| &external.ips);
+        (pick(&self.cluster_ips), pick(external))
     }
 
     /// Whether what it looks like depends on the addresses of the node.
     pub fn has_source_ranges(&self) -> bool {
-        self.source_ranges.iter().any(Option::is_some)
+        let external = self.external.as_ref();
+        external.is_some_and(|external| external.source_ranges.iter().any(Option::is_some))
+    }
+
+    /// Whether its load balancer gave it this address.
+    fn is_load_balancer(&self, ip: &IpAddr) -> bool {
+        let external = self.external.as_ref();
+        external.is_some_and(|external| external.load_balancer_ips.contains(ip))
     }
 
     /// The networks of a family that may reach the load balancer's addresses, and whether a node is among them; `None`:
@@ -476,11 +506,15 @@ impl Service {
     /// A node that is admitted by one of its addresses is so by all of them, and by the load balancer's, which some nodes have
     /// on a device of their own (kube-proxy: `allowFromNode`).
     fn admitted(&self, ipv6: bool, node: ThisNode<'_>) -> Option<(BTreeSet<Cidr>, bool)> {
-        let mut ranges = self.source_ranges[usize::from(ipv6)].clone()?;
+        let external = self.external.as_ref()?;
+        let mut ranges = external.source_ranges[usize::from(ipv6)].clone()?;
         let own = || node.addresses.iter().filter(|ip| ip.is_ipv6() == ipv6);
         let admits_node = own().any(|ip| ranges.iter().any(|range| range.contains(*ip)));
         if admits_node {
-            let load_balancer = self.load_balancer_ips.iter().filter(|ip| ip.is_ipv6() == ipv6);
+            let load_balancer = external
+                .load_balancer_ips
+                .iter()
+                .filter(|ip| ip.is_ipv6() == ipv6);
             let whole = if ipv6 { 128 } else { 32 };
             ranges.extend(own().chain(load_balancer).filter_map(|&ip| Cidr::of(ip, whole)));
         }
@@ -518,7 +552,7 @@ fn service_port(
         frontends.extend(&external);
         if !frontends.is_empty() {
             let is_restricted =
-                |frontend: &&FrontendAddress| service.load_balancer_ips.contains(&frontend.socket.address);
+                |frontend: &&FrontendAddress| service.is_load_balancer(&frontend.socket.address);
             let restricted = external
                 .iter()
                 .filter(|_| admitted.is_some())
@@ -599,7 +633,8 @@ fn endpoints<'a>(
                     port: target.port,
                     protocol: target.protocol,
                 };
-                let new = (endpoint.state, &*endpoint.zones);
+                let zones = endpoint.zones.as_ref().map_or(&[][..], |zones| zones);
+                let new = (endpoint.state, zones);
                 // An endpoint that moves from one slice to another is in both for a moment: it is ready if either says
                 // so, and that slice's hints are the newer ones.
                 let known = endpoints.entry(address).or_insert(new);

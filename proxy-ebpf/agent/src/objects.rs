@@ -20,8 +20,8 @@ use crate::{
 pub struct Objects {
     services: Collection<ObjectName, Service>,
     slices: Collection<ObjectName, EndpointSlice>,
-    /// Names of the slices of each Service.
-    slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// Names of the slices of each Service, in order. Most have one.
+    slices_of: HashMap<ObjectName, Vec<ObjectName>>,
     /// Host ports, by a name that no Service can have; `None`: nobody asked for them.
     pods: Option<Collection<ObjectName, HostPorts>>,
     /// Addresses of this node.
@@ -46,7 +46,13 @@ impl Objects {
     }
 
     /// Takes in an event of the watch on EndpointSlices. Returns how many have changed.
-    pub fn on_slice(&mut self, event: Event<(ObjectName, Option<EndpointSlice>)>) -> u64 {
+    pub fn on_slice(&mut self, mut event: Event<(ObjectName, Option<EndpointSlice>)>) -> u64 {
+        if let Event::Apply((_, Some(slice))) | Event::InitApply((_, Some(slice))) = &mut event {
+            let of_service = self.services.key(slice.service());
+            if let Some(known) = of_service.or_else(|| key(&self.slices_of, slice.service())) {
+                slice.share_name(&known.clone());
+            }
+        }
         let mut count = 0;
         let Self {
             slices,
@@ -63,7 +69,7 @@ impl Objects {
             if let Some(service) = old.map(EndpointSlice::service) {
                 changed.insert(service.clone());
                 if let Some(names) = slices_of.get_mut(service) {
-                    names.remove(name);
+                    names.retain(|other| other != name);
                     if names.is_empty() {
                         slices_of.remove(service);
                     }
@@ -71,7 +77,11 @@ impl Objects {
             }
             if let Some(service) = new.map(EndpointSlice::service) {
                 changed.insert(service.clone());
-                slices_of.entry(service.clone()).or_default().insert(name.clone());
+                let names = slices_of.entry(service.clone()).or_default();
+                if let Err(place) = names.binary_search(name) {
+                    names.reserve_exact(1);
+                    names.insert(place, name.clone());
+                }
             }
         });
         count
@@ -179,6 +189,10 @@ impl Objects {
     }
 }
 
+fn key<'a, K: Eq + Hash, V>(map: &'a HashMap<K, V>, name: &K) -> Option<&'a K> {
+    map.get_key_value(name).map(|(known, _)| known)
+}
+
 /// The objects of one watch.
 #[derive(Debug)]
 pub struct Collection<K, V> {
@@ -228,6 +242,12 @@ impl<K: Eq + Hash, V: PartialEq> Collection<K, V> {
                 self.synced = true;
             }
         }
+    }
+
+    /// The key that is equal to this one, if there is one, also while a list is being received.
+    pub fn key(&self, name: &K) -> Option<&K> {
+        let relisting = self.relisting.as_ref();
+        key(&self.current, name).or_else(|| key(relisting?, name))
     }
 
     /// The objects.

@@ -12,9 +12,11 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
 };
 
+use hashbrown::HashTable;
 use proxy_ebpf_common::{AffinityMatchKey, BackendId, Frontend, FrontendFlags, Protocol, ServiceId, SlotKey};
 
 use crate::{
@@ -30,7 +32,9 @@ pub struct Tables {
     owned: HashMap<ObjectName, Vec<FrontendAddress>>,
     services: HashMap<ServiceId, ServiceSlots>,
     backends: HashMap<BackendId, BackendUse>,
-    backend_ids: HashMap<SocketAddress, BackendId>,
+    /// The id of each address, found by the hash of the address: the address itself is in `backends`.
+    backend_ids: HashTable<BackendId>,
+    hasher: RandomState,
     node_addresses: BTreeSet<IpAddr>,
     sizes: Sizes,
     last_service: u32,
@@ -47,20 +51,54 @@ struct OwnedFrontend {
 #[derive(Debug, Default)]
 struct ServiceSlots {
     /// The backend of each slot; id zero: the slot is empty.
-    slots: Vec<BackendId>,
+    slots: Box<[BackendId]>,
+    /// What few have.
+    special: Option<Box<Special>>,
+    /// Number of frontends that lead here.
+    frontends: u32,
+}
+
+/// What only some services have.
+#[derive(Debug, Default)]
+struct Special {
     /// The backends that affinity may keep to.
     matches: BTreeSet<BackendId>,
     /// Networks of clients that its restricted frontends admit.
     ranges: BTreeSet<Cidr>,
-    /// Number of frontends that lead here.
-    frontends: usize,
+}
+
+impl ServiceSlots {
+    fn matches(&self) -> impl Iterator<Item = &BackendId> {
+        self.special.iter().flat_map(|special| &special.matches)
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &Cidr> {
+        self.special.iter().flat_map(|special| &special.ranges)
+    }
+
+    /// Replaces what `part` is of the rest, and returns what it was.
+    fn replace<T>(
+        &mut self,
+        part: impl Fn(&mut Special) -> &mut BTreeSet<T>,
+        wanted: BTreeSet<T>,
+    ) -> BTreeSet<T> {
+        if wanted.is_empty() && self.special.is_none() {
+            return wanted;
+        }
+        let special = self.special.get_or_insert_default();
+        let old = std::mem::replace(part(special), wanted);
+        if special.matches.is_empty() && special.ranges.is_empty() {
+            self.special = None;
+        }
+        old
+    }
 }
 
 #[derive(Debug)]
 struct BackendUse {
     address: SocketAddress,
     /// Number of slots that name it.
-    slots: usize,
+    slots: u32,
 }
 
 /// Numbers of entries; of IPv4 and IPv6 where there is a map for each.
@@ -189,27 +227,39 @@ impl Tables {
             tables.backends.insert(id, BackendUse { address, slots: 0 });
             tables.sizes.backends[Sizes::family(address.address)] += 1;
             // Of two ids for one address the lower one wins, whatever order the kernel hands them out in.
-            let known = tables.backend_ids.entry(address).or_insert(id);
-            *known = (*known).min(id);
-        }
-        for (key, backend) in entries.slots {
-            let service = tables.service(key.service);
-            let index = key.slot as usize;
-            if service.slots.len() <= index {
-                service.slots.resize(index + 1, BackendId(0));
+            match tables.id_of(&address) {
+                Some(known) if known < id => {}
+                Some(known) => {
+                    tables.forget_id(&address, known);
+                    tables.remember_id(&address, id);
+                }
+                None => tables.remember_id(&address, id),
             }
-            service.slots[index] = backend;
+        }
+        let mut slots = HashMap::<ServiceId, Vec<BackendId>>::new();
+        for (key, backend) in entries.slots {
+            let slots = slots.entry(key.service).or_default();
+            let index = key.slot as usize;
+            if slots.len() <= index {
+                slots.resize(index + 1, BackendId(0));
+            }
+            slots[index] = backend;
             tables.sizes.slots += 1;
             if let Some(user) = tables.backends.get_mut(&backend) {
                 user.slots += 1;
             }
         }
+        for (id, slots) in slots {
+            tables.service(id).slots = slots.into();
+        }
         for key in entries.matches {
-            tables.service(key.service).matches.insert(key.backend);
+            let special = tables.service(key.service).special.get_or_insert_default();
+            special.matches.insert(key.backend);
             tables.sizes.matches += 1;
         }
         for (id, range) in entries.ranges {
-            tables.service(id).ranges.insert(range);
+            let special = tables.service(id).special.get_or_insert_default();
+            special.ranges.insert(range);
             tables.sizes.ranges[Sizes::family(range.address)] += 1;
         }
         for (address, value) in entries.frontends {
@@ -395,7 +445,9 @@ impl Tables {
             }
             plan.put_frontends.push((address, value));
         }
-        self.owned.entry(owner.clone()).or_default().extend(frontends);
+        let owned = self.owned.entry(owner.clone()).or_default();
+        owned.reserve_exact(frontends.len());
+        owned.extend(frontends);
     }
 
     /// Frees what a cluster IP of this port has in common with another Service's external addresses: whoever may write
@@ -482,7 +534,7 @@ impl Tables {
         self.unuse(&old, idle);
         self.sizes.slots += slots.len();
         self.sizes.slots -= old.iter().filter(|backend| backend.0 != 0).count();
-        self.service(id).slots = slots;
+        self.service(id).slots = slots.into();
         count as u32
     }
 
@@ -493,7 +545,7 @@ impl Tables {
         } else {
             BTreeSet::new()
         };
-        let old = std::mem::replace(&mut service.matches, wanted.clone());
+        let old = service.replace(|special| &mut special.matches, wanted.clone());
         self.sizes.matches = self.sizes.matches + wanted.len() - old.len();
         let key = |&backend: &BackendId| AffinityMatchKey { service: id, backend };
         plan.put_matches.extend(wanted.difference(&old).map(key));
@@ -501,7 +553,8 @@ impl Tables {
     }
 
     fn plan_ranges(&mut self, id: ServiceId, wanted: BTreeSet<Cidr>, plan: &mut Plan) {
-        let old = std::mem::replace(&mut self.service(id).ranges, wanted.clone());
+        let service = self.service(id);
+        let old = service.replace(|special| &mut special.ranges, wanted.clone());
         for &range in wanted.difference(&old) {
             self.sizes.ranges[Sizes::family(range.address)] += 1;
             plan.put_ranges.push((id, range));
@@ -544,11 +597,11 @@ impl Tables {
         }));
         self.note_left(id, service.slots.iter(), plan);
         self.sizes.slots -= service.slots.iter().filter(|backend| backend.0 != 0).count();
-        self.sizes.matches -= service.matches.len();
-        let matches = service.matches.iter();
+        self.sizes.matches -= service.matches().count();
+        let matches = service.matches();
         plan.delete_matches
             .extend(matches.map(|&backend| AffinityMatchKey { service: id, backend }));
-        for &range in &service.ranges {
+        for &range in service.ranges() {
             self.sizes.ranges[Sizes::family(range.address)] -= 1;
             plan.delete_ranges.push((id, range));
         }
@@ -591,11 +644,10 @@ impl Tables {
             if self.backends.get(&id).is_none_or(|user| user.slots > 0) {
                 continue;
             }
-            if let Some(BackendUse { address, .. }) = self.backends.remove(&id) {
+            if let Some(&BackendUse { address, .. }) = self.backends.get(&id) {
+                self.forget_id(&address, id);
+                self.backends.remove(&id);
                 self.sizes.backends[Sizes::family(address.address)] -= 1;
-                if self.backend_ids.get(&address) == Some(&id) {
-                    self.backend_ids.remove(&address);
-                }
                 plan.delete_backends.push((id, address));
             }
         }
@@ -603,7 +655,7 @@ impl Tables {
 
     /// The id of a backend, new if need be.
     fn backend(&mut self, address: SocketAddress, plan: &mut Plan) -> BackendId {
-        if let Some(&id) = self.backend_ids.get(&address) {
+        if let Some(id) = self.id_of(&address) {
             return id;
         }
         let id = loop {
@@ -614,11 +666,34 @@ impl Tables {
                 break id;
             }
         };
-        self.backend_ids.insert(address, id);
         self.backends.insert(id, BackendUse { address, slots: 0 });
+        self.remember_id(&address, id);
         self.sizes.backends[Sizes::family(address.address)] += 1;
         plan.put_backends.push((id, address));
         id
+    }
+
+    /// The id that this address goes by.
+    fn id_of(&self, address: &SocketAddress) -> Option<BackendId> {
+        let is_it = |id: &BackendId| self.backends.get(id).is_some_and(|user| user.address == *address);
+        self.backend_ids
+            .find(self.hasher.hash_one(address), is_it)
+            .copied()
+    }
+
+    /// Lets the address go by this id, which is in `backends` already. It must have none.
+    fn remember_id(&mut self, address: &SocketAddress, id: BackendId) {
+        let (backends, hasher) = (&self.backends, &self.hasher);
+        let hash = |id: &BackendId| backends.get(id).map_or(0, |user| hasher.hash_one(user.address));
+        self.backend_ids.insert_unique(hasher.hash_one(address), id, hash);
+    }
+
+    /// Does not let the address go by this id any more, if it does.
+    fn forget_id(&mut self, address: &SocketAddress, id: BackendId) {
+        let hash = self.hasher.hash_one(address);
+        if let Ok(entry) = self.backend_ids.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
     }
 
     fn next_service(&mut self) -> ServiceId {
@@ -689,13 +764,11 @@ impl Tables {
             }));
             entries
                 .ranges
-                .extend(slots.ranges.iter().map(|&range| (service, range)));
-            entries.matches.extend(
-                slots
-                    .matches
-                    .iter()
-                    .map(|&backend| AffinityMatchKey { service, backend }),
-            );
+                .extend(slots.ranges().map(|&range| (service, range)));
+            let matches = slots.matches();
+            entries
+                .matches
+                .extend(matches.map(|&backend| AffinityMatchKey { service, backend }));
         }
         entries
             .backends

@@ -128,7 +128,7 @@ impl<'a> Stage<'a> {
     }
 
     /// A pod of the node that does nothing.
-    pub(crate) fn sleeper(&self, name: &str, node: usize) -> Value {
+    fn sleeper(&self, name: &str, node: usize) -> Value {
         let mut pod = self.pod(name, node, json!({}));
         pod["spec"]["containers"][0]["command"] =
             json!(["sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"]);

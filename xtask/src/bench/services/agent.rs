@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use tests::{Cluster, Component, wait};
 
 use super::{
@@ -22,11 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn measure(cluster: &Cluster, counts: &[u32], rows: &mut Vec<Row>) -> Result<()> {
     let base = agent(cluster)?.pss_bytes()?;
     rows.push(row("agent PSS without Services", mebibytes(base), ""));
+    rows.push(row(
+        "  kernel memory of its maps",
+        mebibytes(map_memory(cluster)?),
+        "",
+    ));
     let mut filled = 0;
     for &count in counts {
         fill(cluster, &mut filled, count)?;
         let pss = agent(cluster)?.pss_bytes()?;
         rows.push(row(&format!("agent PSS at {count} Services"), mebibytes(pss), ""));
+        rows.push(row(
+            "  kernel memory of its maps",
+            mebibytes(map_memory(cluster)?),
+            "",
+        ));
         memory_per_service("agent memory per Service", base, pss, count, rows);
     }
     let Some(&count) = counts.last() else {
@@ -38,6 +49,29 @@ pub(super) fn measure(cluster: &Cluster, counts: &[u32], rows: &mut Vec<Row>) ->
     rows.push(row("  agent PSS then", mebibytes(pss), ""));
     memory_per_service("  agent memory per Service then", base, pss, count, rows);
     Ok(())
+}
+
+/// What the kernel has set aside for the agent's maps: no process is charged for it.
+fn map_memory(cluster: &Cluster) -> Result<u64> {
+    let output = agent_command(cluster, &["status", "--output", "json"])?;
+    let status: Value = serde_json::from_slice(&output).context("parse what proxy-ebpf status says")?;
+    let bytes = status["mapMemoryBytes"].as_u64();
+    bytes.with_context(|| format!("no mapMemoryBytes in {status}"))
+}
+
+/// Runs the agent's program for the maps of node 1, and returns what it prints.
+fn agent_command(cluster: &Cluster, arguments: &[&str]) -> Result<Vec<u8>> {
+    let output = Command::new(cluster.config().binaries.directory.join("proxy-ebpf"))
+        .args(arguments)
+        .arg("--bpf-dir")
+        .arg(cluster.layout().bpf_dir(1))
+        .output()
+        .context("start proxy-ebpf")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("proxy-ebpf {}: {}", arguments.join(" "), said.trim());
+    }
+    Ok(output.stdout)
 }
 
 fn memory_per_service(what: &str, base: u64, pss: u64, count: u32, rows: &mut Vec<Row>) {
@@ -88,16 +122,7 @@ fn one_change(cluster: &Cluster, count: u32, rows: &mut Vec<Row>) -> Result<()> 
 /// An agent that finds no maps.
 fn cold_start(cluster: &Cluster, count: u32, rows: &mut Vec<Row>) -> Result<()> {
     agent(cluster)?.kill();
-    let cleanup = Command::new(cluster.config().binaries.directory.join("proxy-ebpf"))
-        .arg("cleanup")
-        .arg("--bpf-dir")
-        .arg(cluster.layout().bpf_dir(1))
-        .output()
-        .context("start proxy-ebpf cleanup")?;
-    if !cleanup.status.success() {
-        let said = String::from_utf8_lossy(&cleanup.stderr);
-        bail!("proxy-ebpf cleanup: {}", said.trim());
-    }
+    agent_command(cluster, &["cleanup"])?;
     let start = Instant::now();
     cluster.start_component(Component::ProxyEbpf(1))?;
     wait_for_slots(cluster, count * ENDPOINTS)?;
