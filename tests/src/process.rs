@@ -50,13 +50,14 @@ pub(crate) struct Spec {
 }
 
 impl Process {
-    /// The process with this pid, if there is one and it is not a zombie.
+    /// The process with this pid, if there is one and it has not ended: a zombie has.
     pub fn find(pid: i32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name in parentheses and may contain anything.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let (state, start) = (fields.first()?, fields.get(19)?);
-        if *state == "Z" {
+        let (state, threads, start) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+        // While others of its threads end, the first one is a zombie already, and the files are still open.
+        if *state == "Z" && matches!(*threads, "0" | "1") {
             return None;
         }
         Some(Process {
