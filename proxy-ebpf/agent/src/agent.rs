@@ -29,7 +29,7 @@ use crate::{
     healthz::Health,
     host_ports::HostPorts,
     inspect::{drops, monitor},
-    metrics::{Metrics, Sync},
+    metrics::{Metrics, State, Sync},
     node::{self, NodeSettings},
     node_ports::NodePortAddresses,
     objects::{Collection, Objects},
@@ -38,14 +38,20 @@ use crate::{
     pins::Pins,
     plan::{Plan, Tables},
     programs::{self, Features, ProgramsError},
+    refusals::Refusals,
     sockets::{Left, Reaper},
+    sys,
 };
 
 /// How long after a failed write the maps are read and written anew. A full map does not empty itself in milliseconds.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// A map that is still too small with this many entries is filled by mistake or malice; growing it would take gigabytes.
-const MAX_ENTRIES_MAX: u32 = 1 << 24;
+pub const MAP_ENTRIES_MAX: u32 = 1 << 24;
+
+/// After so many writes to the maps, memory that came free is given back: what was kept of the API's objects lies between what
+/// was only needed to read them.
+const WRITES_PER_RELEASE: usize = 1 << 15;
 
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -62,6 +68,8 @@ pub struct Settings {
     pub node_port_addresses: NodePortAddresses,
     /// Whether sockets are translated; packets are in any case.
     pub translate_sockets: bool,
+    /// How many entries a map may grow to. When that is not enough, the largest Services are left out.
+    pub map_entries_max: u32,
     /// The node half of the network plugin.
     pub node: NodeSettings,
 }
@@ -129,6 +137,9 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         complete: false,
         retry: None,
         blocked: BTreeSet::new(),
+        writes: 0,
+        map_entries_max: settings.map_entries_max,
+        refusals: Refusals::default(),
         node_addresses: BTreeSet::new(),
     };
     let mut nodes = Collection::default();
@@ -244,6 +255,11 @@ struct Proxy {
     retry: Option<Instant>,
     /// Services that want an address which another one has. Whenever something changes they are asked again.
     blocked: BTreeSet<ObjectName>,
+    /// How many entries were written since free memory was given back.
+    writes: usize,
+    map_entries_max: u32,
+    /// Services that are too large for the maps.
+    refusals: Refusals,
     /// Addresses that should have node ports.
     node_addresses: BTreeSet<IpAddr>,
 }
@@ -277,11 +293,14 @@ impl Proxy {
         }
         while let Err(error) = self.try_reconcile() {
             self.complete = false;
-            let grown = match error {
-                MapsError::Full { name, max_entries } => self.grow(name, max_entries),
+            let mended = match error {
+                MapsError::Full { name, max_entries } if max_entries <= self.map_entries_max / 2 => {
+                    self.grow(name, max_entries)
+                }
+                MapsError::Full { name, max_entries } => self.refuse(name, max_entries),
                 error => Err(error.into()),
             };
-            if let Err(error) = grown {
+            if let Err(error) = mended {
                 warn!(error = %chain(&error), "the maps could not be written, will retry");
                 self.metrics.sync_failed();
                 self.retry = Some(Instant::now() + RETRY);
@@ -306,12 +325,13 @@ impl Proxy {
         }
         let begun = Instant::now();
         let sync = if self.complete { Sync::Partial } else { Sync::Full };
-        let changes = if self.complete {
+        let mut changes = if self.complete {
             self.objects.take_changes()
         } else {
             self.health_checks.clear();
             self.objects.all()
         };
+        self.refusals.apply(&mut changes);
         for change in &changes {
             self.health_checks.set(&change.service, change.health_check);
         }
@@ -337,13 +357,24 @@ impl Proxy {
             joined: plan.joined.iter().copied().collect(),
         });
         self.reaper.end(std::mem::take(&mut self.left));
+        self.writes += plan.writes();
         self.done(plan);
+        if !self.complete || self.writes >= WRITES_PER_RELEASE {
+            self.writes = 0;
+            sys::release_free_memory();
+        }
         let triggers = std::mem::take(&mut self.triggers);
         self.metrics
             .synced(sync, SystemTime::now(), begun.elapsed(), &triggers);
         let usage = self.maps.usage(self.tables.sizes());
-        self.metrics
-            .set_state(usage, self.blocked.len(), self.objects.ignored_endpoints());
+        self.metrics.set_state(
+            usage,
+            State {
+                conflicts: self.blocked.len(),
+                refused: self.refusals.count(),
+                ignored_endpoints: self.objects.ignored_endpoints(),
+            },
+        );
         Ok(())
     }
 
@@ -356,11 +387,29 @@ impl Proxy {
         }
     }
 
+    /// Leaves out the largest Service, because a map that must not grow any more is full, and removes what it has in the maps.
+    fn refuse(&mut self, name: &'static str, max_entries: u32) -> Result<(), ProgramsError> {
+        let all = self.objects.all();
+        let Some(refused) = self.refusals.refuse_largest(&all, max_entries) else {
+            return Err(MapsError::Full { name, max_entries }.into());
+        };
+        warn!(
+            service = %refused.service,
+            entries = refused.size,
+            map = name,
+            max_entries,
+            "the Service is left out: a map is full and must not grow any more"
+        );
+        // As before every full plan: the maps may hold less, or other things, than the last plan says.
+        self.tables = Tables::new(self.maps.read()?);
+        self.stale = true;
+        let plan = self.tables.plan_deletion(refused.frontends);
+        self.left.extend(&plan.left);
+        Ok(self.maps.apply(&plan)?)
+    }
+
     /// Makes room in a map that is full.
     fn grow(&mut self, name: &'static str, max_entries: u32) -> Result<(), ProgramsError> {
-        if max_entries > MAX_ENTRIES_MAX / 2 {
-            return Err(MapsError::Full { name, max_entries }.into());
-        }
         let room = max_entries * 2;
         self.packets = programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, name, room)?;
         self.maps = Maps::open(&self.pins.maps())?;

@@ -30,6 +30,7 @@ pub mod packets;
 pub mod pins;
 pub mod plan;
 pub mod programs;
+pub mod refusals;
 pub mod sockets;
 pub mod sys;
 pub mod tc;

@@ -36,8 +36,7 @@ struct Values {
     endpoint_changes: Changes,
     sync_failures: u64,
     sockets_ended: Arc<AtomicU64>,
-    conflicts: usize,
-    ignored_endpoints: usize,
+    state: State,
     maps: Vec<MapUse>,
     /// Answers to probes, by path and status code.
     probes: BTreeMap<(&'static str, &'static str), u64>,
@@ -59,6 +58,17 @@ pub enum Sync {
     Full,
     /// Only what had changed was looked at.
     Partial,
+}
+
+/// What of the API's objects is not in the maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Services that want an address which another one has.
+    pub conflicts: usize,
+    /// Services that are too large for the maps.
+    pub refused: usize,
+    /// Endpoints that no traffic may be sent to.
+    pub ignored_endpoints: usize,
 }
 
 /// How full a map is.
@@ -93,8 +103,7 @@ impl Default for Values {
             endpoint_changes: Changes::default(),
             sync_failures: 0,
             sockets_ended: Arc::default(),
-            conflicts: 0,
-            ignored_endpoints: 0,
+            state: State::default(),
             maps: Vec::new(),
             probes: BTreeMap::new(),
             read_drops: None,
@@ -145,11 +154,10 @@ impl Metrics {
     }
 
     /// What is so now.
-    pub fn set_state(&self, maps: Vec<MapUse>, conflicts: usize, ignored_endpoints: usize) {
+    pub fn set_state(&self, maps: Vec<MapUse>, state: State) {
         let mut values = self.values();
         values.maps = maps;
-        values.ignored_endpoints = ignored_endpoints;
-        values.conflicts = conflicts;
+        values.state = state;
     }
 
     /// From where the counts of what was dropped are read whenever somebody asks.
@@ -302,13 +310,19 @@ impl Values {
                 "proxy_ebpf_conflicts",
                 "gauge",
                 "Services that want an address which another one has",
-                self.conflicts as f64,
+                self.state.conflicts as f64,
+            ),
+            (
+                "proxy_ebpf_refused_services",
+                "gauge",
+                "Services that are left out because a map is full, must not grow any more, and they are the largest",
+                self.state.refused as f64,
             ),
             (
                 "proxy_ebpf_ignored_endpoints",
                 "gauge",
                 "Endpoints that no traffic is sent to: on loopback, link-local, multicast or no address at all",
-                self.ignored_endpoints as f64,
+                self.state.ignored_endpoints as f64,
             ),
         ] {
             text.header(name, kind, help);
@@ -398,7 +412,12 @@ mod tests {
             entries: 3,
             max_entries: 4,
         };
-        metrics.set_state(vec![map], 1, 5);
+        let state = State {
+            conflicts: 1,
+            refused: 2,
+            ignored_endpoints: 5,
+        };
+        metrics.set_state(vec![map], state);
         metrics.sockets_ended().fetch_add(2, Ordering::Relaxed);
         let text = metrics.text();
         for line in [
@@ -422,6 +441,7 @@ mod tests {
             "kubeproxy_sync_proxy_rules_endpoint_changes_total 0",
             "proxy_ebpf_sockets_ended_total 2",
             "proxy_ebpf_conflicts 1",
+            "proxy_ebpf_refused_services 2",
             "proxy_ebpf_ignored_endpoints 5",
             "proxy_ebpf_map_pressure{map=\"SLOTS\"} 0.75",
             "# TYPE proxy_ebpf_map_pressure gauge",

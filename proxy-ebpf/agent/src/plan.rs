@@ -326,20 +326,32 @@ impl Tables {
             health_check: None,
         });
         let mut plan = self.plan(changes.into_iter().chain(gone).collect());
-
         let unclaimed = self
             .frontends
             .iter()
             .filter(|(_, frontend)| frontend.owner.is_none());
         let unclaimed: BTreeSet<_> = unclaimed.map(|(&address, _)| address).collect();
+        self.delete_with_orphans(unclaimed, &mut plan);
+        plan
+    }
+
+    /// Plans the deletion of these frontends, and of whatever the maps hold that no frontend leads to: what a plan that was not
+    /// carried out to its end has left in maps that are full now.
+    pub fn plan_deletion(&mut self, frontends: BTreeSet<FrontendAddress>) -> Plan {
+        let mut plan = Plan::default();
+        self.delete_with_orphans(frontends, &mut plan);
+        plan
+    }
+
+    fn delete_with_orphans(&mut self, frontends: BTreeSet<FrontendAddress>, plan: &mut Plan) {
         let mut idle = BTreeSet::new();
-        for address in unclaimed {
-            self.delete_frontend(address, &mut idle, &mut plan);
+        for address in frontends {
+            self.delete_frontend(address, &mut idle, plan);
         }
         let orphans = self.services.iter().filter(|(_, service)| service.frontends == 0);
         let orphans: BTreeSet<_> = orphans.map(|(&id, _)| id).collect();
         for id in orphans {
-            self.delete_service(id, &mut idle, &mut plan);
+            self.delete_service(id, &mut idle, plan);
         }
         idle.extend(
             self.backends
@@ -347,8 +359,7 @@ impl Tables {
                 .filter(|(_, user)| user.slots == 0)
                 .map(|(&id, _)| id),
         );
-        self.delete_idle_backends(idle, &mut plan);
-        plan
+        self.delete_idle_backends(idle, plan);
     }
 
     /// Adds what changes of the addresses of node ports. Like [`Self::plan`], takes it as carried out.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use proxy_ebpf::{
-    agent::{self, Settings},
+    agent::{self, MAP_ENTRIES_MAX, Settings},
     config::ProxyConfiguration,
     healthz::Health,
     http::Listen,
@@ -55,6 +55,9 @@ pub(super) struct Run {
     /// node ports on loopback, and every connection is tracked.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     translate_sockets: bool,
+    /// How many entries a map may grow to. When that is not enough, the Services that take most of it are left out.
+    #[arg(long, default_value_t = MAP_ENTRIES_MAX)]
+    map_entries_max: u32,
     /// Folder to write the configuration of orlop-cni to. Without it another network plugin is in charge: no configuration, no
     /// routes and no forwarding are set.
     #[arg(long)]
@@ -100,6 +103,7 @@ impl Run {
             bpf_dir: self.bpf.bpf_dir,
             node_port_addresses: self.nodeport_addresses.unwrap_or_default(),
             translate_sockets: self.translate_sockets,
+            map_entries_max: self.map_entries_max,
             node: NodeSettings {
                 cni_conf_dir: self.cni_conf_dir,
                 cni_data_dir: self.cni_data_dir,

@@ -122,7 +122,7 @@ pub(crate) fn run() {
         !ip("route show").contains("10.244.1.0/24")
     });
 
-    restricted(&api);
+    too_large(&api, || restricted(&api));
     opted_out(&api);
     taken_ports();
 
@@ -258,6 +258,29 @@ fn taken_ports() {
     );
 }
 
+/// While there is a Service that would fill a map which must not grow, the others go on and follow their changes: `meanwhile`.
+fn too_large(api: &Api, meanwhile: impl FnOnce()) {
+    let addresses: Vec<String> = (0..=255).map(|last| format!("203.0.114.{last}")).collect();
+    let ports: Vec<_> = (1..=257)
+        .map(|port| json!({ "name": format!("port-{port}"), "port": port }))
+        .collect();
+    let large = json!({
+        "metadata": { "name": "large", "namespace": "default" },
+        "spec": { "clusterIPs": ["10.96.0.88"], "externalIPs": addresses, "ports": ports },
+    });
+    let refused = |count| {
+        let line = format!("proxy_ebpf_refused_services {count}\n");
+        wait(&line, || {
+            get(METRICS, "/metrics").is_some_and(|text| text.contains(&line))
+        });
+    };
+    api.put("services", large.clone());
+    refused(1);
+    meanwhile();
+    api.delete("services", large);
+    refused(0);
+}
+
 /// A load balancer's address that admits this node, then others, then everybody.
 fn restricted(api: &Api) {
     let service = |ranges: &[&str]| {
@@ -363,6 +386,8 @@ impl Agent {
             &flag("cni-data-dir", dir.join("data")),
             &flag("cgroup-path", cgroup.to_owned()),
             "--hostname-override=node1",
+            // Those of a first start.
+            "--map-entries-max=65536",
             &format!("--healthz-bind-address={HEALTH}"),
             &format!("--metrics-bind-address={METRICS}"),
         ]);

@@ -334,25 +334,28 @@ fn both_ways(stage: &Stage) {
     let mut ports = 21_000..;
     for family in [0, 1] {
         let (service, backend) = (at(CLUSTER_IP[family], 80), at(POD_C[family], TARGET));
+        let open = |address: &str, port: u16| {
+            let opened = pod.open_by(port, address);
+            let (seen_by_server, talk) =
+                opened.unwrap_or_else(|error| panic!("connect to {address} by {port}: {error}"));
+            assert_eq!(seen_by_server, seen("c", POD_A[family]), "{address} by {port}");
+            talk
+        };
         for (first, second) in [(&service, &backend), (&backend, &service)] {
             let port = ports.next().expect("a port");
-            let open = |address: &str, when: &str| {
-                let opened = pod.open_by(port, address);
-                let (seen_by_server, talk) =
-                    opened.unwrap_or_else(|error| panic!("connect to {address} by {port}, {when}: {error}"));
-                assert_eq!(seen_by_server, seen("c", POD_A[family]), "{address}");
-                talk
-            };
-            let mut one = open(first, "first");
-            let mut other = open(second, "second");
+            let mut one = open(first, port);
+            let mut other = open(second, port);
             one.echo(b"first").expect("the first connection lives");
             other.echo(b"second").expect("the second connection lives");
             drop(other);
             one.echo(b"still there")
                 .expect("the first connection outlives the other");
-            drop(one);
             // The first has just ended, and its backend may not know yet.
-            drop(open(second, "once more"));
+            let port = ports.next().expect("a port");
+            drop(open(first, port));
+            open(second, port)
+                .echo(b"second")
+                .expect("the second connection lives");
         }
     }
 }
