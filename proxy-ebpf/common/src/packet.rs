@@ -283,6 +283,8 @@ pub mod timeouts {
     pub const TCP_ESTABLISHED_S: u32 = 24 * 3600;
     /// TCP, before that. Linux repeats a SYN for 63 s at most.
     pub const TCP_OPENING_S: u32 = 75;
+    /// TCP of a pod that is not translated, from its first packet on: by then it has been answered, or asks again.
+    pub const DIRECT_OPENING_S: u32 = 5;
     /// TCP, after one side has closed; the other may have something to say for long. That of kube-proxy's
     /// `--conntrack-tcp-timeout-close-wait`.
     pub const TCP_HALF_CLOSED_S: u32 = 3600;

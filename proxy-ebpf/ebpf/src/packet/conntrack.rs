@@ -163,6 +163,10 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
     scratch.partner_key = scratch.packet.key.reversed();
     // SAFETY: a reused element can at worst show another connection's entry, for which this one would get another port.
     let Some(existing) = (unsafe { F::conntrack().get(&scratch.partner_key) }) else {
+        if scratch.packet.hook == Hook::POD_EGRESS && protocol == Protocol::TCP {
+            // When this fails, who asks for the same port by a Service meanwhile may break both connections.
+            let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
+        }
         return Beside::Nothing;
     };
     let flags = existing.flags;
@@ -195,7 +199,11 @@ fn reserve<F: PacketFamily>(scratch: &mut Scratch<F::Address>, now_s: u32) -> Re
         .entry
         .flags
         .contains(ConntrackFlags::SNAT.union(ConntrackFlags::REQUESTS_FROM_NODE));
-    let keeps = !shared || (own.get() >= SNAT_PORT_MIN);
+    let keeps = if shared {
+        own.get() >= SNAT_PORT_MIN
+    } else {
+        !is_opening::<F>(scratch, own, now_s)
+    };
     for attempt in 0..ATTEMPTS {
         scratch.entry.source_port = if attempt == 0 && keeps { own } else { random_port() };
         complete_partner::<F>(scratch);
@@ -215,6 +223,16 @@ fn reserve<F: PacketFamily>(scratch: &mut Scratch<F::Address>, now_s: u32) -> Re
         }
     }
     Err(DropReason::SnatPorts)
+}
+
+/// Whether the client has just opened a connection to the same backend that is not translated, by this port.
+#[inline(always)]
+fn is_opening<F: PacketFamily>(scratch: &mut Scratch<F::Address>, own: Port, now_s: u32) -> bool {
+    scratch.entry.source_port = own;
+    scratch.partner_key = scratch.entry.partner(scratch.packet.key.protocol);
+    // SAFETY: a reused element can at worst show when another connection was opened: this one would get another port.
+    let opened_s = unsafe { F::opening().get(&scratch.partner_key) };
+    opened_s.is_some_and(|opened_s| !is_expired(opened_s.wrapping_add(timeouts::DIRECT_OPENING_S), now_s))
 }
 
 /// Whether an existing reply's entry is dead, or is of the connection that is being opened.

@@ -54,6 +54,8 @@ pub(crate) trait PacketFamily: Family {
     const TOO_BIG: [u8; 2];
 
     fn conntrack() -> &'static LruHashMap<ConntrackKey<Self::Address>, Conntrack<Self::Address>>;
+    /// By the keys of their answers, when pods have opened connections that are not translated; in seconds since boot.
+    fn opening() -> &'static LruHashMap<ConntrackKey<Self::Address>, u32>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Address>, Fragment>;
     fn affinity() -> &'static LruHashMap<AffinityKey<Self::Address>, Affinity>;
     fn source_ranges() -> &'static LpmTrie<SourceRangeKey<Self::Address>, u32>;

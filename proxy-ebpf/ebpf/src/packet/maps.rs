@@ -55,7 +55,13 @@ pub(crate) static EVENTS: RingBuf = RingBuf::pinned(EVENT_BYTES, 0);
 #[map]
 pub(crate) static PRESSURE: RingBuf = RingBuf::pinned(PAGE, 0);
 
-// Not pinned: nothing in these outlives a packet.
+// Not pinned: what is in these is of no use a moment later.
+#[map]
+pub(crate) static OPENING4: LruHashMap<ConntrackKey<Address4>, u32> =
+    LruHashMap::with_max_entries(OPENING, 0);
+#[map]
+pub(crate) static OPENING6: LruHashMap<ConntrackKey<Address6>, u32> =
+    LruHashMap::with_max_entries(OPENING, 0);
 #[map]
 pub(crate) static SCRATCH4: PerCpuArray<Scratch<Address4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
@@ -72,6 +78,8 @@ pub(crate) struct ErrorBudget {
 
 /// Two entries for a connection. The agent asks for more.
 const CONNECTIONS: u32 = 1 << 14;
+/// Connections of pods past the Services that have just been opened.
+const OPENING: u32 = 1 << 12;
 /// Datagrams in fragments that are under way.
 const DATAGRAMS: u32 = 1 << 12;
 /// Pairs of an address and a service with session affinity.

@@ -11,7 +11,7 @@ use proxy_ebpf_common::{
 
 use super::{
     family::{PacketFamily, Parsed},
-    maps::{AFFINITY4, CONNTRACK4, FRAGMENTS4, LOCAL_PODS4, NODES4, SCRATCH4, SOURCE_RANGES4},
+    maps::{AFFINITY4, CONNTRACK4, FRAGMENTS4, LOCAL_PODS4, NODES4, OPENING4, SCRATCH4, SOURCE_RANGES4},
     scratch::{Packet, Scratch},
     skb::{ETHERNET, Refused, Skb, checksum, sum},
 };
@@ -85,6 +85,11 @@ impl PacketFamily for V4 {
     #[inline(always)]
     fn conntrack() -> &'static LruHashMap<ConntrackKey<Address4>, Conntrack<Address4>> {
         &CONNTRACK4
+    }
+
+    #[inline(always)]
+    fn opening() -> &'static LruHashMap<ConntrackKey<Address4>, u32> {
+        &OPENING4
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use proxy_ebpf_common::{
 
 use super::{
     family::{PacketFamily, Parsed},
-    maps::{AFFINITY6, CONNTRACK6, FRAGMENTS6, LOCAL_PODS6, NODES6, SCRATCH6, SOURCE_RANGES6},
+    maps::{AFFINITY6, CONNTRACK6, FRAGMENTS6, LOCAL_PODS6, NODES6, OPENING6, SCRATCH6, SOURCE_RANGES6},
     scratch::{Packet, Scratch},
     skb::{ETHERNET, Refused, Skb, sum},
 };
@@ -122,6 +122,11 @@ impl PacketFamily for V6 {
     #[inline(always)]
     fn conntrack() -> &'static LruHashMap<ConntrackKey<Address6>, Conntrack<Address6>> {
         &CONNTRACK6
+    }
+
+    #[inline(always)]
+    fn opening() -> &'static LruHashMap<ConntrackKey<Address6>, u32> {
+        &OPENING6
     }
 
     #[inline(always)]

@@ -106,6 +106,16 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     );
     answered(bench, &pod, ACK);
 
+    // The one past the Service has just been opened.
+    let pod = at(net.local_pod, 56_006);
+    bench.expect_untouched("pod_egress", &tcp(&pod, &backend, SYN));
+    let request = tcp(&pod, &service_address, SYN);
+    let (_, sent) = bench.run("pod_egress", &request);
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    let other = sent.source.to_string();
+    assert_eq!(sent, request.translated(&other, &backend, 0));
+    bench.expect_untouched("node_ingress", &tcp(&backend, &pod, SYN | ACK));
+
     // The one past the Service was there first, unseen. What its backend says shows that.
     let pod = at(net.local_pod, 56_004);
     by_service(bench, &pod);
