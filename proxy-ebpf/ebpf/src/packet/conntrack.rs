@@ -161,33 +161,41 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
         return Beside::Nothing;
     }
     scratch.partner_key = scratch.packet.key.reversed();
+    if is_taken::<F>(scratch) {
+        return Beside::Connection;
+    }
+    if scratch.packet.hook == Hook::POD_EGRESS && protocol == Protocol::TCP {
+        // When this fails, who asks for the same port by a Service meanwhile may break both connections.
+        let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
+    }
+    Beside::Nothing
+}
+
+/// Whether answers of `partner_key` are another connection's. Where that can only be said of one that is over, it is removed.
+#[inline(always)]
+fn is_taken<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool {
     // SAFETY: a reused element can at worst show another connection's entry, for which this one would get another port.
     let Some(existing) = (unsafe { F::conntrack().get(&scratch.partner_key) }) else {
-        if scratch.packet.hook == Hook::POD_EGRESS && protocol == Protocol::TCP {
-            // When this fails, who asks for the same port by a Service meanwhile may break both connections.
-            let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
-        }
-        return Beside::Nothing;
+        return false;
     };
     let flags = existing.flags;
     if !flags.contains(ConntrackFlags::REPLY)
         || flags.contains(ConntrackFlags::RESERVED)
         || is_expired(existing.expires_s, now_s())
     {
-        return Beside::Nothing;
+        return false;
     }
     if scratch.packet.hook.is_first() {
         // Also where it is over: its backend may still wait for what is on its way.
-        return Beside::Connection;
+        return true;
     }
-    if !flags.is_over() {
-        return Beside::Nothing;
+    if flags.is_over() {
+        scratch.entry = *existing;
+        let _ = F::conntrack().remove(&scratch.partner_key);
+        scratch.partner_key = scratch.entry.partner(scratch.packet.key.protocol);
+        let _ = F::conntrack().remove(&scratch.partner_key);
     }
-    scratch.entry = *existing;
-    let _ = F::conntrack().remove(&scratch.partner_key);
-    scratch.partner_key = scratch.entry.partner(protocol);
-    let _ = F::conntrack().remove(&scratch.partner_key);
-    Beside::Nothing
+    false
 }
 
 /// Inserts the reply's entry under a key that no other connection has: its destination port is what was chosen.
