@@ -123,7 +123,35 @@ pub(crate) fn managed_fields(data: &[u8]) {
     }
 }
 
-/// A live object, its `managedFields` and a configuration, which is applied twice: the second time changes nothing.
+/// Whether an item of a list has a value in `settled` that it had not before: it may be a part of the item's key.
+fn fills_items(given: &Value, settled: &Value) -> bool {
+    match (given, settled) {
+        (Value::Array(given), Value::Array(settled)) => {
+            let pairs = || given.iter().zip(settled);
+            pairs().any(|(given, settled)| fills(given, settled) || fills_items(given, settled))
+        }
+        (Value::Object(given), Value::Object(settled)) => given.iter().any(|(key, given)| {
+            settled
+                .get(key)
+                .is_some_and(|settled| fills_items(given, settled))
+        }),
+        _ => false,
+    }
+}
+
+fn fills(given: &Value, settled: &Value) -> bool {
+    let (Value::Object(given), Value::Object(settled)) = (given, settled) else {
+        return false;
+    };
+    let is_one = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+    settled
+        .iter()
+        .any(|(key, value)| is_one(value) && !given.contains_key(key))
+}
+
+/// A live object, its `managedFields` and a configuration, which is applied twice: the second time changes nothing. Not so where
+/// an item leaves out a part of its key that has no default: what is stored has that part, and so is another item. Validation
+/// refuses it where upstream and we have such keys (a container's port without a number).
 pub(crate) fn apply(data: &[u8]) {
     let Some(input) = Input::new(data) else { return };
     let expected = input.resource.expected();
@@ -160,6 +188,8 @@ pub(crate) fn apply(data: &[u8]) {
         Ok(again) => again,
         Err(error) => panic!("applied again: {error}"),
     };
-    assert_eq!(settle(again.object).ok().as_ref(), Some(&object), "applied again");
+    if !settle(config.clone()).is_ok_and(|settled| fills_items(&config, &settled)) {
+        assert_eq!(settle(again.object).ok().as_ref(), Some(&object), "applied again");
+    }
     patched(&input, object);
 }

@@ -44,9 +44,7 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
     }
     if flags.disowns(scratch.packet.tcp) && scratch.packet.inner == 0 && scratch.protocol() == Protocol::TCP {
         // The client's connection by the Service must take another port; it asks again.
-        let protocol = scratch.protocol();
-        scratch.partner_key = scratch.entry.partner(protocol);
-        let _ = F::conntrack().remove(&scratch.partner_key);
+        remove_partner::<F>(scratch);
         found.flags = flags.union(ConntrackFlags::RESERVED);
         return false;
     }
@@ -54,6 +52,10 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
         && !flags.contains(ConntrackFlags::REPLY)
         && begins_anew::<F>(&scratch.entry)
     {
+        if flags.contains(ConntrackFlags::DIRECT) {
+            // The new one may keep its port: then nothing would tell that the entry is not about it.
+            remove_both::<F>(scratch);
+        }
         return false;
     }
     if scratch.packet.inner != 0 {
@@ -71,6 +73,20 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
         touch_partner::<F>(scratch);
     }
     true
+}
+
+/// Forgets the packet's connection, which is `entry`.
+#[inline(always)]
+fn remove_both<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
+    // What is not there any more is as good as removed.
+    let _ = F::conntrack().remove(&scratch.packet.key);
+    remove_partner::<F>(scratch);
+}
+
+#[inline(always)]
+fn remove_partner<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
+    scratch.partner_key = scratch.entry.partner(scratch.packet.key.protocol);
+    let _ = F::conntrack().remove(&scratch.partner_key);
 }
 
 /// Whether a SYN of a known connection opens another one: the old one is over, or its backend is gone before it answered.
@@ -192,8 +208,7 @@ fn is_taken<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool {
     if flags.is_over() {
         scratch.entry = *existing;
         let _ = F::conntrack().remove(&scratch.partner_key);
-        scratch.partner_key = scratch.entry.partner(scratch.packet.key.protocol);
-        let _ = F::conntrack().remove(&scratch.partner_key);
+        remove_partner::<F>(scratch);
     }
     false
 }

@@ -17,7 +17,8 @@ use proxy_ebpf::{
     sys,
 };
 use proxy_ebpf_common::{
-    Address4, Address6, Device, DeviceFlags, DropCount, DropReason, LocalPod, Node, NodeKey, Protocol, maps,
+    Address4, Address6, Conntrack, ConntrackKey, Device, DeviceFlags, DropCount, DropReason, LocalPod, Node,
+    NodeKey, Port, Protocol, maps,
 };
 
 use crate::{
@@ -173,6 +174,29 @@ impl Bench {
     pub(super) fn insert_prefix<K: aya::Pod, V: aya::Pod>(&self, name: &str, bits: u32, key: K, value: V) {
         let mut map = LpmTrie::try_from(Map::LpmTrie(self.open(name))).expect("a trie");
         map.insert(&Key::new(bits, key), value, 0).expect("write a map");
+    }
+
+    /// Removes the entry of the TCP packets from one of these to the other, as if it had been evicted.
+    pub(super) fn forget(&self, net: &Net, from: (&str, u16), to: (&str, u16)) {
+        fn remove<A>(map: MapData, key: ConntrackKey<A>)
+        where
+            ConntrackKey<A>: aya::Pod,
+            Conntrack<A>: aya::Pod,
+        {
+            let mut map = HashMap::<_, ConntrackKey<A>, Conntrack<A>>::try_from(Map::LruHashMap(map))
+                .expect("a hash map");
+            map.remove(&key).expect("it was there");
+        }
+        let (from_port, to_port) = (Port::new(from.1), Port::new(to.1));
+        if ip_address(net.node).is_ipv4() {
+            let (from, to) = (address4(from.0), address4(to.0));
+            let key = ConntrackKey::new(from, from_port, to, to_port, Protocol::TCP);
+            remove(self.open(maps::CONNTRACK4), key);
+        } else {
+            let (from, to) = (address6(from.0), address6(to.0));
+            let key = ConntrackKey::new(from, from_port, to, to_port, Protocol::TCP);
+            remove(self.open(maps::CONNTRACK6), key);
+        }
     }
 
     /// How many packets were dropped for a reason.

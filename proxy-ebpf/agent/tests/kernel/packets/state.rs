@@ -105,6 +105,13 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
         &reply.translated(&backend, &pod, 1),
     );
     answered(bench, &pod, ACK);
+    // It is over, and the Service's is forgotten: the next one keeps its port, from its first packet to its last.
+    bench.run("pod_egress", &tcp(&pod, &backend, FIN | ACK));
+    bench.run("node_ingress", &tcp(&backend, &other, FIN | ACK));
+    bench.forget(net, (net.remote_pod, 8080), (net.local_pod, 56_003));
+    for flags in [SYN, ACK, FIN | ACK] {
+        bench.expect_untouched("pod_egress", &tcp(&pod, &backend, flags));
+    }
 
     // The one past the Service has just been opened.
     let pod = at(net.local_pod, 56_006);
