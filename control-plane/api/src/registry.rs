@@ -187,8 +187,19 @@ pub struct Resource {
     pub schema: TypeRef,
     /// Where objects are kept; reviews have none in effect (no verb reads them).
     pub storage: StorageLocation,
+    /// Since when, and for what, clients are asked not to use it.
+    pub deprecated: Option<Deprecation>,
     /// What data cannot say.
     pub strategy: &'static dyn Strategy,
+}
+
+/// A version of an API that clients had better leave. None that is served goes away in a release that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deprecation {
+    /// The release from which on, e.g. `1.33`.
+    pub since: &'static str,
+    /// What to use instead, as `group/version Kind`; empty where there is nothing.
+    pub replacement: &'static str,
 }
 
 impl std::fmt::Debug for Resource {
@@ -206,6 +217,20 @@ impl Resource {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
+    }
+
+    /// What clients that use a deprecated API are told.
+    pub fn deprecation_warning(&self) -> Option<String> {
+        let Deprecation { since, replacement } = self.deprecated?;
+        let instead = match replacement {
+            "" => String::new(),
+            replacement => format!("; use {replacement}"),
+        };
+        Some(format!(
+            "{} {} is deprecated in v{since}+{instead}",
+            self.api_version(),
+            self.kind
+        ))
     }
 
     /// A subresource by name.

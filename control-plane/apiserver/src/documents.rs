@@ -1,6 +1,6 @@
 //! Discovery, OpenAPI, version and health: the paths that are about the server itself.
 
-use std::{cell::LazyCell, collections::BTreeMap};
+use std::{cell::LazyCell, collections::BTreeMap, time::Duration};
 
 use api::{
     discovery::{self, Aggregated},
@@ -24,6 +24,9 @@ use crate::{
 
 /// The Kubernetes version whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.0+orlop";
+
+/// How long `/metrics` waits for the store to tell its size, as upstream.
+const STORE_SIZE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const JSON: &str = "application/json";
 
@@ -75,6 +78,22 @@ impl Documents {
     }
 }
 
+/// How large the store is, in bytes; `None` when it does not say so in time.
+async fn store_bytes(api: &Api) -> Option<u64> {
+    match tokio::time::timeout(STORE_SIZE_TIMEOUT, api.cache.store.size_bytes()).await {
+        Ok(Ok(bytes)) => Some(bytes),
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::info!(error, "the store does not tell its size");
+            None
+        }
+        Err(_) => {
+            tracing::info!("the store does not tell its size in time");
+            None
+        }
+    }
+}
+
 /// Serves a path that is about no resource; `None` when there is no such path.
 pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<HttpResponse> {
     let path = uri.path();
@@ -84,7 +103,7 @@ pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<H
         ["version"] => Some(value(uri, headers, &version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => health::serve(api, uri, parts[0], rest).await,
         ["metrics"] => {
-            let body = metrics::render(&api.metrics, &api.cache);
+            let body = metrics::render(&api.metrics, &api.cache, store_bytes(api).await);
             Some(response(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",

@@ -3,6 +3,7 @@
 //! A series is looked up once for a request and is counters from then on. Labels come from the registry and from this
 //! file, never from a client, so the number of series is bounded.
 
+mod authentication;
 mod histogram;
 mod process;
 mod text;
@@ -16,11 +17,19 @@ use std::{
     time::Duration,
 };
 
-use indexmap::{Equivalent, IndexMap};
+use api::registry::Resource;
+use indexmap::{Equivalent, IndexMap, IndexSet};
 use parking_lot::{Mutex, RwLock};
 
-use self::histogram::{Durations, Sizes};
-pub(crate) use self::text::render;
+use self::{
+    authentication::Authentication,
+    histogram::{RequestSeconds, ResponseBytes},
+};
+pub(crate) use self::{
+    authentication::Outcome,
+    histogram::{Histogram, WatchEventBytes},
+    text::render,
+};
 use crate::request_info::RequestInfo;
 
 /// What the server counts.
@@ -30,7 +39,13 @@ pub(crate) struct Metrics {
     read_only: AtomicI64,
     mutating: AtomicI64,
     store: RwLock<IndexMap<Operation, Arc<StoreSeries>>>,
+    pub(crate) authentication: Authentication,
+    /// Which resources and subresources that are to go away were asked for.
+    deprecated: RwLock<IndexSet<Deprecated>>,
 }
+
+/// Group, version, resource and subresource.
+type Deprecated = [Box<str>; 4];
 
 /// An operation of the store, and the prefix of the keys it was about.
 type Operation = (&'static str, Arc<str>);
@@ -145,9 +160,9 @@ fn verb(info: &RequestInfo, applies: bool) -> &'static str {
 #[derive(Default)]
 pub(crate) struct Series {
     codes: Mutex<Vec<(u16, u64)>>,
-    duration: Durations,
+    duration: Histogram<RequestSeconds>,
     /// How long answers are, of those that say so beforehand.
-    sizes: Sizes,
+    sizes: Histogram<ResponseBytes>,
     long_running: AtomicI64,
 }
 
@@ -163,10 +178,10 @@ impl Series {
             }
         }
         if let Some(took) = took {
-            self.duration.observe(took);
+            self.duration.observe_duration(took);
         }
         if let Some(length) = length {
-            self.sizes.observe(length);
+            self.sizes.observe(length as f64);
         }
     }
 }
@@ -199,7 +214,7 @@ impl Drop for InFlight<'_> {
 /// The counters of one operation on the keys below one prefix.
 #[derive(Default)]
 struct StoreSeries {
-    duration: Durations,
+    duration: Histogram<RequestSeconds>,
     errors: AtomicU64,
 }
 
@@ -218,6 +233,20 @@ impl Metrics {
         InFlight(gauge)
     }
 
+    /// Something that a later release takes away was asked for. The names are the registry's.
+    pub(crate) fn deprecated(&self, resource: &Resource, subresource: &str) {
+        let names = [
+            &*resource.group,
+            &*resource.version,
+            &*resource.plural,
+            subresource,
+        ];
+        let same = |known: &Deprecated| known.iter().zip(names).all(|(known, name)| **known == *name);
+        if !self.deprecated.read().iter().any(same) {
+            self.deprecated.write().insert(names.map(Box::from));
+        }
+    }
+
     /// The store answered.
     pub(crate) fn stored(&self, operation: &'static str, prefix: &str, took: Duration, failed: bool) {
         let known = {
@@ -228,7 +257,7 @@ impl Metrics {
             let key = (operation, Arc::from(prefix));
             self.store.write().entry(key).or_default().clone()
         });
-        series.duration.observe(took);
+        series.duration.observe_duration(took);
         if failed {
             series.errors.fetch_add(1, Ordering::Relaxed);
         }

@@ -17,7 +17,7 @@ use crate::{
     context::{Api, Context, now},
     documents, handlers, impersonation,
     limits::{Overloaded, too_many_requests},
-    metrics::{Labels, LongRunning},
+    metrics::{Labels, LongRunning, Outcome},
     negotiation::{self, Form, Output},
     request_info::{RequestInfo, go_duration, query, truthy},
     respond::{HttpResponse, status_response, text},
@@ -136,7 +136,7 @@ async fn route(
         .unwrap_or_default();
     let refuse = |status: Status| status_response(fallback, &status);
 
-    let user = match user.map_or_else(|| authenticate(&api, &parts), Ok) {
+    let user = match user.map_or_else(|| authenticated(&api, &parts), Ok) {
         Ok(user) => user,
         Err(status) => return refuse(status),
     };
@@ -199,6 +199,7 @@ async fn route(
     }
     let mut context = Context::new(api, info, user, resource, &parts, output);
     context.long_running = stream;
+    context.warnings.extend(deprecation(&context));
     let (warnings, answer) = answered(context, Request::from_parts(parts, body), limit).await;
     let mut response = answer.unwrap_or_else(refuse);
     for warning in &warnings {
@@ -211,6 +212,17 @@ async fn route(
         }
     }
     response
+}
+
+/// What those are told who use an API that they had better leave; it is counted too.
+fn deprecation(context: &Context) -> Option<String> {
+    let warning = context.resource.deprecation_warning()?;
+    let subresource = match &*context.info.subresource {
+        "" => "",
+        name => &context.resource.subresource(name)?.name,
+    };
+    context.api.metrics.deprecated(&context.resource, subresource);
+    Some(warning)
 }
 
 /// Has the handler answer within the limit; returns its warnings too.
@@ -249,6 +261,18 @@ async fn answered(
         },
         Err(_) => too_late(),
     }
+}
+
+/// Who asks, and that somebody has.
+fn authenticated(api: &Api, parts: &Parts) -> Result<UserInfo, Status> {
+    let start = Instant::now();
+    let answer = authenticate(api, parts);
+    let outcome = match &answer {
+        Ok(user) => Outcome::Success(&user.name),
+        Err(_) => Outcome::Error,
+    };
+    api.metrics.authentication.attempted(outcome, start.elapsed());
+    answer
 }
 
 /// Who asks: the client certificate if there is a good one, else the bearer token, else nobody.

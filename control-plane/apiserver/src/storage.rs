@@ -36,6 +36,7 @@ pub(crate) trait DynStore: Send + Sync + 'static {
     fn delete<'a>(&'a self, key: &'a str, expected: Revision) -> BoxFuture<'a, Result<Revision>>;
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> BoxFuture<'a, Result<WatchStream>>;
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>>;
+    fn size_bytes(&self) -> BoxFuture<'_, Result<u64>>;
 }
 
 /// A store whose answers are timed.
@@ -122,6 +123,10 @@ impl<S: Store> DynStore for Measured<S> {
 
     fn current_revision(&self) -> BoxFuture<'_, Result<Revision>> {
         Box::pin(self.store.current_revision())
+    }
+
+    fn size_bytes(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(self.store.size_bytes())
     }
 }
 

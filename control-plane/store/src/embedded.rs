@@ -12,6 +12,7 @@ mod compaction;
 pub(crate) mod fuzzing;
 mod layout;
 mod reader;
+mod storage;
 mod transaction;
 mod writer;
 
@@ -30,6 +31,7 @@ use tokio::sync::oneshot;
 
 use self::{
     reader::Reader,
+    storage::{Length, Storage},
     transaction::{Write, WriteKind},
     writer::{Command, Writer},
 };
@@ -77,6 +79,7 @@ impl EmbeddedOptions {
 #[derive(Debug)]
 pub struct Embedded {
     reader: Arc<Reader>,
+    length: Length,
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -103,13 +106,15 @@ impl Embedded {
             })?;
         }
         let backend = open_file(&path).map_err(|error| failed(error.into()))?;
+        let length = Length::default();
+        let backend = Storage::new(backend, length.clone());
         let mut database =
             open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
         let file_bytes = fs::metadata(&path).map_or(0, |file| file.len());
         if file_bytes >= SHRINK_FROM_BYTES {
             shrink_if_sparse(&mut database, file_bytes)?;
         }
-        Embedded::start(database, &options)
+        Embedded::start(database, length, &options)
     }
 
     /// As [`open`](Self::open), but makes nothing where there is no store.
@@ -133,14 +138,16 @@ impl Embedded {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_on(backend: impl StorageBackend, options: &EmbeddedOptions) -> Result<Embedded> {
+        let length = Length::default();
+        let backend = Storage::new(backend, length.clone());
         let database = open_database(backend, options.cache_bytes).map_err(|error| Error::Open {
             path: options.dir.clone(),
             source: Arc::new(error.into()),
         })?;
-        Embedded::start(database, options)
+        Embedded::start(database, length, options)
     }
 
-    fn start(database: redb::Database, options: &EmbeddedOptions) -> Result<Embedded> {
+    fn start(database: redb::Database, length: Length, options: &EmbeddedOptions) -> Result<Embedded> {
         let snapshot = layout::initialise(&database)?;
         let hub = Arc::new(Hub::new(snapshot.revision, options.watch_buffer_events));
         let reader = Arc::new(Reader::new(snapshot, hub));
@@ -159,6 +166,7 @@ impl Embedded {
             .map_err(|error| Error::Storage(Arc::new(redb::Error::Io(error))))?;
         Ok(Embedded {
             reader,
+            length,
             commands: Some(commands),
             writer: Some(writer),
         })
@@ -248,6 +256,10 @@ impl Store for Embedded {
 
     async fn current_revision(&self) -> Result<Revision> {
         Ok(self.reader.snapshot().revision)
+    }
+
+    async fn size_bytes(&self) -> Result<u64> {
+        Ok(self.length.bytes())
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {

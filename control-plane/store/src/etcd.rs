@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 
 use self::{
     api::{
-        CompactionRequest, Compare, DeleteRangeRequest, Operation, PutRequest, RangeRequest, TxnRequest,
+        Api, CompactionRequest, Compare, DeleteRangeRequest, Operation, PutRequest, RangeRequest, TxnRequest,
         TxnResponse,
     },
     follower::Follower,
@@ -349,6 +349,14 @@ impl Store for Etcd {
         let shared = self.shared.clone();
         let question = || async move { shared.members.revision().await };
         self.newest.ask(question).await
+    }
+
+    async fn size_bytes(&self) -> Result<u64> {
+        let operation = "tell its size";
+        let members = &self.shared.members;
+        let answer = members.read(operation, Api::status).await?;
+        u64::try_from(answer.size_bytes)
+            .map_err(|_| members.failed(operation, EtcdFailure::Malformed("its size is negative")))
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {

@@ -158,6 +158,9 @@ pub trait Store: Send + Sync + 'static {
     /// The newest revision: all writes up to it are visible to every later read.
     fn current_revision(&self) -> impl Future<Output = Result<Revision>> + Send;
 
+    /// How much storage the database takes, in bytes: history and free pages included. Of etcd the member that is asked.
+    fn size_bytes(&self) -> impl Future<Output = Result<u64>> + Send;
+
     /// Forgets history up to and including `revision`; keys as they stood at `revision` stay readable.
     fn compact(&self, revision: Revision) -> impl Future<Output = Result<()>> + Send;
 }

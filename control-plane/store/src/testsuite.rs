@@ -29,7 +29,8 @@ macro_rules! contract_tests {
             a_read_names_the_newest_revision, pages_of_a_compacted_revision_are_refused, revisions_never_go_back,
             a_key_created_again_outlives_its_old_deadline, writes_that_share_a_commit_are_told_one_by_one,
             many_watches_of_large_values_lose_nothing,
-            concurrent_updates_lose_nothing, concurrent_watches_see_everything_once, random_histories_match_the_model
+            concurrent_updates_lose_nothing, concurrent_watches_see_everything_once, random_histories_match_the_model,
+            the_size_grows_with_what_is_stored
         }
     };
     ($open:expr; $($name:ident),*) => {
@@ -41,6 +42,27 @@ macro_rules! contract_tests {
             }
         )*
     };
+}
+
+pub(crate) async fn the_size_grows_with_what_is_stored(store: &impl Store) {
+    const PIECES: u64 = 64;
+    const PIECE_BYTES: u64 = 512 << 10;
+    let before = store.size_bytes().await.unwrap();
+    assert!(before > 0);
+    for piece in 0..PIECES {
+        let bytes: Vec<u8> = (0..PIECE_BYTES).map(|at| (at ^ piece) as u8).collect();
+        let key = format!("/large/{piece}");
+        store.create(&key, bytes.into(), None).await.unwrap();
+    }
+    // An etcd writes its file a little later than it answers.
+    let wanted = PIECES * PIECE_BYTES;
+    tokio::time::timeout(Duration::from_secs(60), async {
+        while store.size_bytes().await.unwrap() < wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the store is larger than what was put into it");
 }
 
 pub(crate) async fn writes_are_conditional(store: &impl Store) {

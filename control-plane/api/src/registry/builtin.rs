@@ -1,6 +1,8 @@
 //! The built-in resources: one row each, in upstream's discovery order.
 
-use super::{GroupVersionKind, Name, Registry, Resource, StorageLocation, Subresource, Verb, VerbSet};
+use super::{
+    Deprecation, GroupVersionKind, Name, Registry, Resource, StorageLocation, Subresource, Verb, VerbSet,
+};
 use crate::schema::TypeRef;
 use crate::strategy;
 use std::borrow::Cow;
@@ -28,6 +30,7 @@ struct Row {
     prefix: &'static str,
     /// `group/version` the store holds, where it is not the served one.
     stored_as: (&'static str, &'static str),
+    deprecated: Option<Deprecation>,
 }
 
 /// A namespaced resource with the usual verbs.
@@ -42,6 +45,7 @@ const fn ns(kind: &'static str, plural: &'static str) -> Row {
         subresources: "",
         prefix: "",
         stored_as: ("", ""),
+        deprecated: None,
     }
 }
 
@@ -78,6 +82,13 @@ impl Row {
             ..self
         }
     }
+    /// `replacement` is `group/version Kind`, empty where there is none.
+    const fn deprecated(self, since: &'static str, replacement: &'static str) -> Row {
+        Row {
+            deprecated: Some(Deprecation { since, replacement }),
+            ..self
+        }
+    }
     const fn verbs(self, verbs: VerbSet) -> Row {
         Row { verbs, ..self }
     }
@@ -95,9 +106,13 @@ const GROUPS: &[Group] = &[
             ns("Binding", "bindings").verbs(VerbSet::CREATE),
             cluster("ComponentStatus", "componentstatuses")
                 .short("cs")
+                .deprecated("1.19", "")
                 .verbs(VerbSet::of(&[Verb::Get, Verb::List])),
             ns("ConfigMap", "configmaps").short("cm"),
-            ns("Endpoints", "endpoints").short("ep").at("services/endpoints"),
+            ns("Endpoints", "endpoints")
+                .short("ep")
+                .at("services/endpoints")
+                .deprecated("1.33", "discovery.k8s.io/v1 EndpointSlice"),
             ns("Event", "events").short("ev"),
             ns("LimitRange", "limitranges").short("limits"),
             cluster("Namespace", "namespaces")
@@ -424,6 +439,7 @@ fn resource(group: &Group, row: &Row) -> Option<Resource> {
             prefix: Cow::Owned(format!("/registry/{prefix}/")),
             version: GroupVersionKind::new(stored_group, stored_version, row.kind),
         },
+        deprecated: row.deprecated,
         strategy: strategy::builtin(group.group, group.version, row.kind),
     })
 }

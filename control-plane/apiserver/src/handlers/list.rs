@@ -247,10 +247,13 @@ async fn read(
         }
     };
     let page = cached.page(filter, after, limit);
+    if matches!(at, ReadAt::Exactly(_)) && page.revision_from > revision {
+        return past(context, cached, filter, limit, after, revision).await;
+    }
+    cached
+        .counters()
+        .listed_from_cache(page.fetched, page.objects.len());
     match at {
-        ReadAt::Exactly(_) if page.revision_from > revision => {
-            past(context, cached, filter, limit, after, revision).await
-        }
         ReadAt::Exactly(_) => Ok(Listing {
             objects: page.objects,
             revision,
@@ -283,6 +286,7 @@ async fn past(
         remaining: 0,
     };
     let mut after = after.map(str::to_owned);
+    let mut fetched = 0;
     loop {
         let options = ListOptions {
             limit,
@@ -297,6 +301,7 @@ async fn past(
             .list(&prefix, options)
             .await
             .map_err(|error| store_error(&error))?;
+        fetched += page.items.len();
         let mut left = page.items.len() as u64;
         for item in &page.items {
             if limit > 0 && listing.objects.len() == limit {
@@ -313,6 +318,9 @@ async fn past(
         after = page.items.last().map(|item| item.key.to_string());
         let full = limit > 0 && listing.objects.len() == limit;
         if full || page.remaining == 0 || after.is_none() {
+            cached
+                .counters()
+                .listed_from_store(fetched, listing.objects.len());
             return Ok(listing);
         }
     }

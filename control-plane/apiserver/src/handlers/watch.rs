@@ -75,6 +75,7 @@ pub(super) async fn watch(context: &Context) -> Result<HttpResponse, Status> {
         Err(error) => {
             // The stream itself says so: clients expect 200 and an ERROR event.
             let body = writer.error(&too_old(error));
+            cached.counters().sent.observe(body.len() as f64);
             return Ok(response(StatusCode::OK, content_type, body));
         }
     };
@@ -152,7 +153,8 @@ impl Frames {
         }
         if std::mem::take(&mut self.initial_events_end) {
             self.sent = self.sent.max(self.watch.synced_at);
-            return Some(self.writer.bookmark(self.sent, true));
+            let frame = self.writer.bookmark(self.sent, true);
+            return Some(self.counted(frame));
         }
         loop {
             let wake = self.bookmarks.as_ref().map_or(self.until, Bookmarks::due);
@@ -165,7 +167,8 @@ impl Frames {
                     Ok(item) => item.map(|item| self.events(item)),
                     Err(error) => {
                         self.ended = true;
-                        Some(self.writer.error(&too_old(watch_cache::Error::Store(error))))
+                        let frame = self.writer.error(&too_old(watch_cache::Error::Store(error)));
+                        Some(self.counted(frame))
                     }
                 },
                 () = self.timer.as_mut() => {}
@@ -188,7 +191,8 @@ impl Frames {
         {
             self.sent = self.sent.max(object.revision);
             self.cached.counters().initial.fetch_add(1, Ordering::Relaxed);
-            batch.extend_from_slice(&self.writer.initial(&object));
+            let frame = self.writer.initial(&object);
+            batch.extend_from_slice(&self.counted(frame));
         }
         (!batch.is_empty()).then(|| batch.into())
     }
@@ -214,8 +218,13 @@ impl Frames {
 
     fn event(&mut self, (change, event): watch_cache::Item) -> Bytes {
         self.sent = event.revision;
-        self.cached.counters().sent.fetch_add(1, Ordering::Relaxed);
-        self.writer.event(change, &event)
+        let frame = self.writer.event(change, &event);
+        self.counted(frame)
+    }
+
+    fn counted(&self, frame: Bytes) -> Bytes {
+        self.cached.counters().sent.observe(frame.len() as f64);
+        frame
     }
 
     /// A bookmark behind everything that happened before it.
@@ -229,7 +238,8 @@ impl Frames {
         }
         if self.watch.is_live() {
             self.sent = self.sent.max(progress);
-            frames.extend_from_slice(&self.writer.bookmark(self.sent, false));
+            let frame = self.writer.bookmark(self.sent, false);
+            frames.extend_from_slice(&self.counted(frame));
         }
         (!frames.is_empty()).then(|| frames.into())
     }

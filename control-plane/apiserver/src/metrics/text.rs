@@ -1,10 +1,13 @@
 //! The counters in Prometheus' text form.
 
-use std::{fmt::Write, sync::atomic::Ordering};
+use std::{
+    fmt::Write,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     Key, Metrics,
-    histogram::{BOUNDS_BYTES, BOUNDS_SECONDS, Durations, Sizes},
+    histogram::{Histogram, Scale},
     process::Process,
 };
 use crate::{
@@ -28,25 +31,14 @@ impl Page {
         };
     }
 
-    fn histogram(&mut self, name: &str, labels: &str, histogram: &Durations) {
+    fn histogram<S: Scale>(&mut self, name: &str, labels: &str, histogram: &Histogram<S>) {
         let counts = histogram.cumulative();
-        self.buckets(name, labels, &BOUNDS_SECONDS, &counts, histogram.sum_seconds());
-    }
-
-    fn histogram_of(&mut self, name: &str, labels: &str, histogram: &Sizes) {
-        let counts = histogram.cumulative();
-        self.buckets(name, labels, &BOUNDS_BYTES, &counts, histogram.sum_bytes());
-    }
-
-    fn buckets(&mut self, name: &str, labels: &str, bounds: &[f64], counts: &[u64], sum: f64) {
-        for (bound, count) in bounds.iter().zip(counts) {
-            let bound = match bound.is_finite() {
-                true => number(*bound),
-                false => "+Inf".to_owned(),
-            };
+        let bounds = S::BOUNDS.iter().map(|bound| number(*bound));
+        let bounds = bounds.chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&counts) {
             let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
         }
-        let _ = writeln!(self.0, "{name}_sum{{{labels}}} {sum}");
+        let _ = writeln!(self.0, "{name}_sum{{{labels}}} {}", histogram.sum());
         let _ = writeln!(
             self.0,
             "{name}_count{{{labels}}} {}",
@@ -64,10 +56,19 @@ fn number(bound: f64) -> String {
 }
 
 /// Everything.
-pub(crate) fn render(metrics: &Metrics, cache: &WatchCache) -> String {
+///
+/// `store_bytes` is how large the store is, where it is known.
+pub(crate) fn render(metrics: &Metrics, cache: &WatchCache, store_bytes: Option<u64>) -> String {
     let mut page = Page::default();
     requests(&mut page, metrics);
+    authentication(&mut page, metrics);
     store(&mut page, metrics, cache);
+    let name = "apiserver_storage_size_bytes";
+    page.head(name, "gauge", "Size of the store's database, in bytes.");
+    if let Some(bytes) = store_bytes {
+        // There is one store; upstream numbers them.
+        page.value(name, "storage_cluster_id=\"etcd-0\"", bytes);
+    }
     caches(&mut page, cache);
     process(&mut page, &Process::read());
     page.0
@@ -123,7 +124,7 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     );
     for (key, series) in metrics.requests.read().iter() {
         if matches!(key.verb, "GET" | "LIST") {
-            page.histogram_of(name, &labels(key, false), &series.sizes);
+            page.histogram(name, &labels(key, false), &series.sizes);
         }
     }
     let name = "apiserver_current_inflight_requests";
@@ -135,6 +136,42 @@ fn requests(page: &mut Page, metrics: &Metrics) {
     for (kind, gauge) in [("mutating", &metrics.mutating), ("readOnly", &metrics.read_only)] {
         let labels = format!("request_kind=\"{kind}\"");
         page.value(name, &labels, gauge.load(Ordering::Relaxed));
+    }
+}
+
+fn authentication(page: &mut Page, metrics: &Metrics) {
+    let authentication = &metrics.authentication;
+    let name = "authentication_attempts";
+    page.head(name, "counter", "Requests whose credentials were looked at.");
+    for (result, durations) in authentication.durations() {
+        page.value(name, &format!("result=\"{result}\""), durations.count());
+    }
+    let name = "authentication_duration_seconds";
+    page.head(name, "histogram", "Time that it took to look at the credentials.");
+    for (result, durations) in authentication.durations() {
+        page.histogram(name, &format!("result=\"{result}\""), durations);
+    }
+    let name = "authenticated_user_requests";
+    page.head(
+        name,
+        "counter",
+        "Requests with good credentials, by kinds of users.",
+    );
+    for (user, count) in authentication.users() {
+        page.value(name, &format!("username=\"{user}\""), count);
+    }
+    let name = "apiserver_requested_deprecated_apis";
+    page.head(
+        name,
+        "gauge",
+        "Deprecated APIs that were asked for, with the release that takes them away.",
+    );
+    for [group, version, resource, subresource] in metrics.deprecated.read().iter() {
+        let labels = format!(
+            "group=\"{group}\",version=\"{version}\",resource=\"{resource}\",subresource=\"{subresource}\",\
+             removed_release=\"\""
+        );
+        page.value(name, &labels, 1);
     }
 }
 
@@ -232,6 +269,52 @@ const PER_CACHE: &[PerCache] = &[
         "Objects sent to watchers as their initial state.",
         |cache| cache.counts().initial,
     ),
+    (
+        "apiserver_cache_list_returned_objects_total",
+        "counter",
+        "Objects in the answers to lists from the watch cache.",
+        |cache| cache.counts().cache_lists.returned,
+    ),
+    (
+        "apiserver_storage_list_total",
+        "counter",
+        "Lists that were read from the store.",
+        |cache| cache.counts().store_lists.total,
+    ),
+    (
+        "apiserver_storage_list_fetched_objects_total",
+        "counter",
+        "Objects read from the store for lists.",
+        |cache| cache.counts().store_lists.fetched,
+    ),
+    (
+        "apiserver_storage_list_evaluated_objects_total",
+        "counter",
+        "Objects read from the store for lists and held against their selectors: all that are read.",
+        |cache| cache.counts().store_lists.fetched,
+    ),
+    (
+        "apiserver_storage_list_returned_objects_total",
+        "counter",
+        "Objects in the answers to lists from the store.",
+        |cache| cache.counts().store_lists.returned,
+    ),
+];
+
+/// Those that tell by which index the objects were found: the cache has none but the order of keys, upstream's empty name.
+const PER_INDEX: &[PerCache] = &[
+    (
+        "apiserver_cache_list_total",
+        "counter",
+        "Lists answered from the watch cache.",
+        |cache| cache.counts().cache_lists.total,
+    ),
+    (
+        "apiserver_cache_list_fetched_objects_total",
+        "counter",
+        "Objects of the watch cache looked at for lists.",
+        |cache| cache.counts().cache_lists.fetched,
+    ),
 ];
 
 fn caches(page: &mut Page, cache: &WatchCache) {
@@ -240,6 +323,13 @@ fn caches(page: &mut Page, cache: &WatchCache) {
         page.head(name, kind, help);
         for cached in &caches {
             page.value(name, &group_and_resource(cached), read(cached));
+        }
+    }
+    for (name, kind, help, read) in PER_INDEX {
+        page.head(name, kind, help);
+        for cached in &caches {
+            let labels = format!("{},index=\"\"", group_and_resource(cached));
+            page.value(name, &labels, read(cached));
         }
     }
     let name = "apiserver_storage_objects";
@@ -256,32 +346,7 @@ fn caches(page: &mut Page, cache: &WatchCache) {
         };
         page.value(name, &format!("resource=\"{full}\""), cached.counts().objects);
     }
-    for (name, kind, help) in [
-        (
-            "apiserver_registered_watchers",
-            "gauge",
-            "Watches that are running.",
-        ),
-        (
-            "apiserver_watch_events_total",
-            "counter",
-            "Events written to watchers.",
-        ),
-    ] {
-        page.head(name, kind, help);
-        for cached in &caches {
-            let (resource, counts) = (&cached.resource, cached.counts());
-            let of = format!("group=\"{}\",version=\"{}\",", resource.group, resource.version);
-            match kind {
-                "gauge" => page.value(name, &format!("{of}kind=\"{}\"", resource.kind), counts.watchers),
-                _ => page.value(
-                    name,
-                    &format!("{of}resource=\"{}\"", resource.plural),
-                    counts.sent,
-                ),
-            }
-        }
-    }
+    watchers(page, &caches);
     let name = "apiserver_watch_cache_resource_version";
     page.head(
         name,
@@ -294,6 +359,32 @@ fn caches(page: &mut Page, cache: &WatchCache) {
             &group_and_resource(cached),
             cache.progress() % 1_000_000_000_000_000,
         );
+    }
+}
+
+fn watchers(page: &mut Page, caches: &[&Arc<ResourceCache>]) {
+    let of = |cached: &ResourceCache, name: &str, value: &str| {
+        let resource = &cached.resource;
+        let (group, version) = (&resource.group, &resource.version);
+        format!("group=\"{group}\",version=\"{version}\",{name}=\"{value}\"")
+    };
+    let name = "apiserver_registered_watchers";
+    page.head(name, "gauge", "Watches that are running.");
+    for cached in caches {
+        let labels = of(cached, "kind", &cached.resource.kind);
+        page.value(name, &labels, cached.counts().watchers);
+    }
+    let name = "apiserver_watch_events_total";
+    page.head(name, "counter", "Events written to watchers.");
+    for cached in caches {
+        let labels = of(cached, "resource", &cached.resource.plural);
+        page.value(name, &labels, cached.counters().sent.count());
+    }
+    let name = "apiserver_watch_events_sizes";
+    page.head(name, "histogram", "Size of events written to watchers, in bytes.");
+    for cached in caches.iter().filter(|cached| cached.counters().sent.count() != 0) {
+        let labels = of(cached, "resource", &cached.resource.plural);
+        page.histogram(name, &labels, &cached.counters().sent);
     }
 }
 

@@ -12,6 +12,7 @@ mod every_kind;
 mod expiry;
 mod http_rules;
 mod lists;
+mod metrics;
 mod objects;
 mod recorded;
 mod services;

@@ -182,6 +182,46 @@ async fn answer(response: Response<Incoming>) -> (u16, Value) {
 }
 
 #[tokio::test]
+async fn credentials_are_counted() {
+    let fixture = Fixture::new().await;
+    let stranger = Authority::new("kubernetes");
+    let someone = fixture.authority.sign("someone@example.com", |_| {});
+    for (identity, token, expect) in [
+        (None, None, 403),
+        (None, Some("Bearer nonsense"), 401),
+        (Some(stranger.sign("admin", |_| {})), None, 401),
+        (Some(someone), None, 200),
+    ] {
+        let mut request = get("/api/v1/namespaces");
+        if let Some(token) = token {
+            let token = token.parse().unwrap();
+            request.headers_mut().insert(header::AUTHORIZATION, token);
+        }
+        let response = fixture.http1(identity).await.send_request(request).await;
+        assert_eq!(response.unwrap().status().as_u16(), expect);
+    }
+    let admin = fixture.authority.sign("admin", |_| {});
+    let response = fixture
+        .http1(Some(admin))
+        .await
+        .send_request(get("/metrics"))
+        .await;
+    let body = response.unwrap().into_body().collect().await.unwrap().to_bytes();
+    let metrics = String::from_utf8(body.to_vec()).unwrap();
+    for line in [
+        "authentication_attempts{result=\"success\"} 3",
+        "authentication_attempts{result=\"error\"} 2",
+        "authentication_duration_seconds_count{result=\"success\"} 3",
+        "authentication_duration_seconds_count{result=\"error\"} 2",
+        "authenticated_user_requests{username=\"admin\"} 1",
+        "authenticated_user_requests{username=\"email_id\"} 1",
+        "authenticated_user_requests{username=\"other\"} 1",
+    ] {
+        assert!(metrics.lines().any(|own| own == line), "{line}\n{metrics}");
+    }
+}
+
+#[tokio::test]
 async fn certificates_good_and_bad() {
     let fixture = Fixture::new().await;
     let stranger = Authority::new("kubernetes");

@@ -233,6 +233,8 @@ impl WatchCache {
             state.objects = fresh.remove(&*cache.prefix).unwrap_or_default();
             state.last_change = revision;
             watchers.clear();
+            let loaded = state.objects.len();
+            cache.counters.listed_from_store(loaded, loaded);
         }
         Ok(revision)
     }

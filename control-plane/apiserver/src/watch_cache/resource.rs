@@ -1,6 +1,7 @@
 //! The cached objects of one resource, and who watches them.
 
 use std::{
+    cell::Cell,
     ops::Bound,
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use store::Revision;
 use tokio::sync::mpsc;
 
 use super::{Change, Event, Filter, Object, objects::Objects};
+use crate::metrics::{Histogram, WatchEventBytes};
 
 /// The cached objects of one storage prefix.
 pub(crate) struct ResourceCache {
@@ -34,8 +36,55 @@ pub(crate) struct Counters {
     terminated: AtomicU64,
     /// Objects sent as the initial state of watches.
     pub(crate) initial: AtomicU64,
-    /// Events written to watchers.
-    pub(crate) sent: AtomicU64,
+    /// How large the events are that were written to watchers.
+    pub(crate) sent: Histogram<WatchEventBytes>,
+    cache_lists: Lists,
+    store_lists: Lists,
+}
+
+/// Lists that were answered from the same place.
+#[derive(Default)]
+struct Lists {
+    total: AtomicU64,
+    fetched: AtomicU64,
+    returned: AtomicU64,
+}
+
+impl Lists {
+    fn note(&self, fetched: usize, returned: usize) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        self.fetched.fetch_add(fetched as u64, Ordering::Relaxed);
+        self.returned.fetch_add(returned as u64, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> ListCounts {
+        ListCounts {
+            total: self.total.load(Ordering::Relaxed),
+            fetched: self.fetched.load(Ordering::Relaxed),
+            returned: self.returned.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Counters {
+    /// A list was answered from memory, by looking at so many objects.
+    pub(crate) fn listed_from_cache(&self, fetched: usize, returned: usize) {
+        self.cache_lists.note(fetched, returned);
+    }
+
+    /// A list was answered from the store, by reading so many objects.
+    pub(crate) fn listed_from_store(&self, fetched: usize, returned: usize) {
+        self.store_lists.note(fetched, returned);
+    }
+}
+
+/// What lists have cost.
+pub(crate) struct ListCounts {
+    pub(crate) total: u64,
+    /// Objects looked at.
+    pub(crate) fetched: u64,
+    /// Objects that were in the answers.
+    pub(crate) returned: u64,
 }
 
 /// What `/metrics` tells of a resource.
@@ -46,7 +95,8 @@ pub(crate) struct Counts {
     pub(crate) dispatched: u64,
     pub(crate) terminated: u64,
     pub(crate) initial: u64,
-    pub(crate) sent: u64,
+    pub(crate) cache_lists: ListCounts,
+    pub(crate) store_lists: ListCounts,
 }
 
 #[derive(Default)]
@@ -90,7 +140,11 @@ impl ResourceCache {
     /// A page of the matching objects after a key. (A limit of 0 is none.)
     pub(crate) fn page(&self, filter: &Filter, after: Option<&str>, limit: usize) -> Page {
         let state = self.state.read();
-        let mut matching = self.matching(&state, filter, after);
+        let fetched = Cell::new(0);
+        let mut matching = self
+            .range(&state, filter, after)
+            .inspect(|_| fetched.set(fetched.get() + 1))
+            .filter(|object| filter.matches(object));
         let page = if limit > 0 { limit } else { usize::MAX };
         let objects: Vec<_> = matching.by_ref().take(page).cloned().collect();
         let remaining = match objects.last() {
@@ -106,6 +160,7 @@ impl ResourceCache {
             None => 0,
         };
         Page {
+            fetched: fetched.get(),
             objects,
             remaining: remaining as u64,
             revision_from: state.last_change,
@@ -129,7 +184,8 @@ impl ResourceCache {
             dispatched: read(&self.counters.dispatched),
             terminated: read(&self.counters.terminated),
             initial: read(&self.counters.initial),
-            sent: read(&self.counters.sent),
+            cache_lists: self.counters.cache_lists.counts(),
+            store_lists: self.counters.store_lists.counts(),
         }
     }
 
@@ -145,13 +201,23 @@ impl ResourceCache {
         filter: &'a Filter,
         after: Option<&str>,
     ) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
+        let range = self.range(state, filter, after);
+        range.filter(move |object| filter.matches(object))
+    }
+
+    /// The objects among which those that match are.
+    fn range<'a>(
+        &self,
+        state: &'a State,
+        filter: &Filter,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
         let (start, end) = self.bounds(filter);
         let start = match after {
             Some(after) if *after >= *start => Bound::Excluded(after),
             _ => Bound::Included(&*start),
         };
-        let range = state.objects.range(start, Bound::Excluded(&*end));
-        range.filter(move |object| filter.matches(object))
+        state.objects.range(start, Bound::Excluded(&*end))
     }
 
     /// The first key that a filter can mean, and the first one behind them all: a single key when it names one object.
@@ -247,6 +313,8 @@ impl ResourceCache {
 #[derive(Default)]
 pub(crate) struct Page {
     pub(crate) objects: Vec<Arc<Object>>,
+    /// How many objects were looked at for them.
+    pub(crate) fetched: usize,
     /// How many more objects match after this page; with selectors only whether there are any.
     pub(crate) remaining: u64,
     /// The page is what a read at any revision from here on would have seen.

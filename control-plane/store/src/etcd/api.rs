@@ -227,6 +227,17 @@ pub(super) struct LeaseTimeToLiveResponse {
     pub(super) ttl_seconds: i64,
 }
 
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StatusRequest {}
+
+/// What a member tells of itself.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct StatusResponse {
+    /// Of its database's file.
+    #[prost(int64, tag = "3")]
+    pub(super) size_bytes: i64,
+}
+
 /// The one watch request that is sent: a creation.
 #[derive(Clone, PartialEq, prost::Message)]
 struct WatchRequest {
@@ -296,6 +307,11 @@ impl Api {
         request: LeaseTimeToLiveRequest,
     ) -> Result<LeaseTimeToLiveResponse, Status> {
         self.call("/etcdserverpb.Lease/LeaseTimeToLive", request).await
+    }
+
+    pub(super) async fn status(self) -> Result<StatusResponse, Status> {
+        self.call("/etcdserverpb.Maintenance/Status", StatusRequest {})
+            .await
     }
 
     /// Dropping the stream ends the watch.
