@@ -25,6 +25,7 @@ mod service;
 mod storage;
 
 pub use builtin::builtin;
+pub use certificates::signing_request_organizations;
 
 use crate::decode::zero_message;
 use crate::meta::{self, NameRule};

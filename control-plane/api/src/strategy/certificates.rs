@@ -3,31 +3,48 @@
 use super::access::{ensure, set, text};
 use super::kind::{Kind, Subresources};
 use super::{Traits, generic_reset_fields, keep, prepare_for_status_update_alone, reset_metadata_too};
-use crate::meta::NameRule;
+use crate::meta::{self, NameRule};
 use serde_json::Value;
 
 mod bundle;
+mod key;
 mod pem;
 mod pod;
 mod request;
 mod signer;
+
+pub use request::organizations as signing_request_organizations;
 
 /// CertificateSigningRequests. The API server fills in who asks.
 pub(super) static SIGNING_REQUEST: Kind =
     Kind::cluster("io.k8s.api.certificates.v1.CertificateSigningRequest")
         .name(NameRule::Any)
         .status()
+        .prepares_update(|traits, new, old| {
+            super::generic_prepare_for_update(traits, new, old);
+            // What was approved is what was asked for.
+            keep(new, old, "spec");
+        })
         .prepares_status(|new, old| {
             super::generic_prepare_for_status_update(new, old);
             request::keep_decisions(new, old);
         })
         .subresources(Subresources {
             prepare: |_, subresource, new, old| {
-                let mut kept = old.clone();
-                if subresource == "approval" {
-                    keep(&mut kept["status"], &new["status"], "conditions");
+                if subresource != "approval" {
+                    *new = old.clone();
+                    return;
                 }
-                *new = kept;
+                meta::carry_over(new, old);
+                keep(new, old, "spec");
+                let conditions = new["status"]["conditions"].take();
+                keep(new, old, "status");
+                if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
+                    match conditions {
+                        Value::Null => status.remove("conditions"),
+                        conditions => status.insert("conditions".into(), conditions),
+                    };
+                }
             },
             validate: |_, new, old, errors| request::update(new, old, request::Change::Approval, errors),
         })
@@ -40,6 +57,7 @@ pub(super) static SIGNING_REQUEST: Kind =
 fn reset_request(traits: &Traits, subresource: &str) -> &'static [&'static str] {
     match subresource {
         "" => &["spec", "status"],
+        "status" => &["spec", "status.conditions"],
         "approval" => &["spec", "status.certificate"],
         other => generic_reset_fields(traits, other),
     }

@@ -50,13 +50,14 @@ pub(super) static NAMESPACE: Kind = Kind::cluster("io.k8s.api.core.v1.Namespace"
     .validates_status(validate::namespace_status)
     .subresources(Subresources {
         prepare: |_, subresource, new, old| {
-            let mut kept = old.clone();
             if subresource == "finalize" {
-                super::keep(&mut kept, new, "spec");
+                meta::carry_over(new, old);
+                super::keep(new, old, "status");
+            } else {
+                *new = old.clone();
             }
-            *new = kept;
         },
-        validate: |_, new, _, errors| validate::namespace(new, errors),
+        validate: |_, new, _, errors| validate::finalize(new, errors),
     })
     .selectable(|obj| {
         vec![

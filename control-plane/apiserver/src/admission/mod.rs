@@ -11,6 +11,7 @@ mod priority;
 mod runtime_class;
 mod service_account;
 mod toleration;
+pub(crate) mod topology_labels;
 
 use std::sync::Arc;
 
@@ -79,13 +80,14 @@ impl Api {
     ) -> Result<(), Status> {
         namespace_lifecycle::admit(self, attributes).await?;
         node_restriction::admit(self, attributes, object, old)?;
-        certificate::admit(attributes, object);
+        certificate::admit(attributes, object, old)?;
         node_taint::admit(attributes, object);
         if attributes.creates_pod() {
             service_account::admit(self, attributes, object).await?;
             toleration::admit(object);
             priority::admit(self, attributes, object)?;
             runtime_class::admit(self, attributes, object)?;
+            topology_labels::admit(self, attributes, object).await?;
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ pub(crate) struct Tokens {
 pub(crate) struct Bound {
     pub(crate) kind: &'static str,
     pub(crate) name: String,
+    /// Empty where only the name is known.
     pub(crate) uid: String,
 }
 
@@ -83,7 +84,10 @@ impl Tokens {
             "serviceaccount": {"name": name, "uid": uid},
         });
         for bound in &spec.bound {
-            private[bound.kind] = json!({"name": bound.name, "uid": bound.uid});
+            private[bound.kind] = match bound.uid.is_empty() {
+                true => json!({"name": bound.name}),
+                false => json!({"name": bound.name, "uid": bound.uid}),
+            };
         }
         let now = spec.now.as_second();
         let claims = json!({

@@ -9,8 +9,9 @@ use api::{
 };
 use serde_json::{Value, json};
 
-use super::write::{modify, read_expected};
+use super::write::{modify, read_expected, settle_namespace};
 use crate::{
+    admission::topology_labels,
     body::RequestBody,
     context::{Context, now},
     respond::{HttpResponse, status_response},
@@ -27,23 +28,40 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
         kind: "Binding",
         schema,
     };
-    let binding = read_expected(context, body, expected).await?;
+    let mut binding = read_expected(context, body, expected).await?;
+    settle_namespace(context, &mut binding)?;
     if context.info.resource == "bindings" {
         context.info.name = meta::name(&binding).to_owned();
         context.resource = context.api.builtin("", "v1", "pods")?;
     }
+    if meta::name(&binding) != context.info.name {
+        return Err(status::bad_request(
+            "name in URL does not match name in Binding object",
+        ));
+    }
     validate(&binding, &context.info.name)?;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
-    let uid = meta::uid(&binding).to_owned();
+    let place = topology_labels::of_node(&context.api, &node).await?;
+    topology_labels::merge(&mut binding, &place);
+    let labels = meta::labels(&binding).cloned().unwrap_or_default();
+    let (uid, revision) = (
+        meta::uid(&binding).to_owned(),
+        meta::resource_version(&binding).to_owned(),
+    );
     let name = context.info.name.clone();
     let conflict = |why: String| status::conflict("", "pods/binding", &name, &why);
     let annotations = meta::annotations(&binding).cloned().unwrap_or_default();
     let bind = |pod: &mut Value| {
-        if !uid.is_empty() && meta::uid(pod) != uid {
-            return Err(conflict(format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                meta::uid(pod)
-            )));
+        for (what, asked, own) in [
+            ("UID", &uid, meta::uid(pod)),
+            ("ResourceVersion", &revision, meta::resource_version(pod)),
+        ] {
+            if !asked.is_empty() && asked != own {
+                let why = format!(
+                    "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {own}"
+                );
+                return Err(status::conflict("", "pods", &name, &why));
+            }
         }
         if !meta::deletion_timestamp(pod).is_empty() {
             return Err(conflict(format!(
@@ -73,6 +91,7 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
                 own.extend(annotations.clone());
             }
         }
+        topology_labels::merge(pod, &labels);
         set_scheduled(pod);
         Ok(())
     };

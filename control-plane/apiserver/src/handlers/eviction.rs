@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     delete::{DeleteOptions, delete_object},
-    write::{modify, read_expected},
+    write::{modify, read_expected, settle_namespace},
 };
 use crate::{
     body::RequestBody,
@@ -35,9 +35,9 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
         kind: "Eviction",
         schema,
     };
-    let eviction = read_expected(context, body, expected).await?;
-    let name = meta::name(&eviction);
-    if !name.is_empty() && name != context.info.name {
+    let mut eviction = read_expected(context, body, expected).await?;
+    settle_namespace(context, &mut eviction)?;
+    if meta::name(&eviction) != context.info.name {
         return Err(status::bad_request(
             "name in URL does not match name in Eviction object",
         ));

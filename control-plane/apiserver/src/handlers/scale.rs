@@ -15,7 +15,7 @@ use super::{
     apply::{self, Configuration},
     managed::Tracking,
     update::change,
-    write::read_expected,
+    write::{check_name, read_expected, settle_namespace},
 };
 use crate::{
     body::RequestBody,
@@ -32,14 +32,9 @@ pub(super) async fn get(context: &Context) -> Result<HttpResponse, Status> {
 
 /// Sets the scale.
 pub(super) async fn update(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
-    let scale = read_expected(context, body, expected()?).await?;
-    let name = meta::name(&scale);
-    if !name.is_empty() && name != context.info.name {
-        return Err(status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            context.info.name
-        )));
-    }
+    let mut scale = read_expected(context, body, expected()?).await?;
+    settle_namespace(context, &mut scale)?;
+    check_name(context, &scale)?;
     write(context, move |_| Ok(scale.clone())).await
 }
 
@@ -100,10 +95,16 @@ async fn write(
     let mapping = mapping(context)?;
     let gvk = context.resource.gvk();
     let name = context.info.name.clone();
+    let subresource_name = format!("{}/scale", context.resource.plural);
     // The change is one of the main resource: its preparation, generation and validation apply.
     let subresource = std::mem::take(&mut context.info.subresource);
     let changed = change(context, dry_run, Tracking::Update("scale"), |object| {
         let scale = make(&scale_of(object, mapping))?;
+        let (uid, own) = (meta::uid(&scale), meta::uid(object));
+        if !uid.is_empty() && uid != own {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+            return Err(status::conflict(&gvk.group, &subresource_name, &name, &why));
+        }
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
             let mut errors = api::validation::ErrorList::new();
@@ -200,15 +201,20 @@ fn set(object: &mut Value, path: &[&str], value: Value) {
     *slot = value;
 }
 
-/// A label selector in its string form; a plain map of labels is one too.
+/// A label selector in its string form, by key; a plain map of labels is one too.
 fn selector_text(selector: &Value) -> String {
     let labels = match (&selector["matchLabels"], &selector["matchExpressions"]) {
         (Value::Null, Value::Null) => selector,
         (labels, _) => labels,
     };
     let labels = labels.as_object().into_iter().flatten();
-    let mut terms: Vec<String> = labels
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+    let mut terms: Vec<(&str, String)> = labels
+        .map(|(key, value)| {
+            (
+                key.as_str(),
+                format!("{key}={}", value.as_str().unwrap_or_default()),
+            )
+        })
         .collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or_default();
@@ -220,14 +226,16 @@ fn selector_text(selector: &Value) -> String {
             .collect();
         values.sort_unstable();
         let values = values.join(",");
-        terms.push(match expression["operator"].as_str() {
+        let term = match expression["operator"].as_str() {
             Some("In") => format!("{key} in ({values})"),
             Some("NotIn") => format!("{key} notin ({values})"),
             Some("DoesNotExist") => format!("!{key}"),
             _ => key.to_owned(),
-        });
+        };
+        terms.push((key, term));
     }
-    terms.sort_unstable();
+    terms.sort_by_key(|(key, _)| *key);
+    let terms: Vec<String> = terms.into_iter().map(|(_, term)| term).collect();
     terms.join(",")
 }
 
@@ -243,6 +251,11 @@ mod tests {
             "matchExpressions": [{"key": "a", "operator": "In", "values": ["y", "x"]}, {"key": "z", "operator": "Exists"}],
         });
         assert_eq!(selector_text(&selector), "a in (x,y),b=c,z");
+        let selector = json!({
+            "matchLabels": {"b": "c"},
+            "matchExpressions": [{"key": "z", "operator": "DoesNotExist"}],
+        });
+        assert_eq!(selector_text(&selector), "b=c,!z");
         assert_eq!(selector_text(&Value::Null), "");
     }
 }

@@ -12,7 +12,7 @@ use super::{
     create::create_object,
     managed::{self, Parts, Tracking},
     write::{
-        decode_current, dedup_owners, deleted, is_done, read_object, remove, settle_namespace,
+        check_name, decode_current, dedup_owners, deleted, is_done, read_object, remove, settle_namespace,
         strip_server_fields, swap,
     },
 };
@@ -31,16 +31,7 @@ pub(super) async fn update(context: &mut Context, body: RequestBody) -> Result<H
     let dry_run = context.dry_run()?;
     let mut object = read_object(context, body).await?;
     settle_namespace(context, &mut object)?;
-    let name = meta::name(&object);
-    if name.is_empty() {
-        return Err(status::bad_request("name must be provided"));
-    }
-    if name != context.info.name {
-        return Err(status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            context.info.name
-        )));
-    }
+    check_name(context, &object)?;
     let resource = context.resource.clone();
     let creates = resource.strategy.allow_create_on_update() && context.info.subresource.is_empty();
     let blind = meta::resource_version(&object).is_empty() && !resource.strategy.allow_unconditional_update();

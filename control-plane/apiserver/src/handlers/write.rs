@@ -79,6 +79,22 @@ pub(super) fn settle_namespace(context: &Context, object: &mut Value) -> Result<
     Ok(())
 }
 
+/// Checks that an update's body is of the object that the path names.
+pub(super) fn check_name(context: &Context, object: &Value) -> Result<(), Status> {
+    let (given, asked) = (meta::name(object), &context.info.name);
+    if given.is_empty() {
+        return Err(status::bad_request(format!(
+            "the name of the object ({asked} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if given != asked {
+        return Err(status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({asked})"
+        )));
+    }
+    Ok(())
+}
+
 /// Leaves each owner in once. Returns what to tell the client if one was there twice; `when` is said of the time.
 pub(super) fn dedup_owners(object: &mut Value, when: &str) -> Option<String> {
     let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;

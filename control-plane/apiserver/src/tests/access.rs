@@ -21,7 +21,10 @@ async fn bound_pod(fixture: &Fixture, name: &str, node: &str) -> Value {
         .await;
     let mut object = pod(name);
     object["spec"]["nodeName"] = node.into();
-    object["spec"]["volumes"] = json!([{"name": "s", "secret": {"secretName": "mine"}}]);
+    object["spec"]["volumes"] = json!([
+        {"name": "s", "secret": {"secretName": "mine"}},
+        {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]}},
+    ]);
     fixture
         .ok("POST", "/api/v1/namespaces/default/pods", object)
         .await
@@ -465,4 +468,248 @@ async fn impersonation_is_authorised_and_honoured_or_refused() {
             .0,
         403
     );
+}
+
+#[tokio::test]
+async fn tokens_are_for_whom_they_were_asked() {
+    let fixture = Fixture::new().await;
+    let pod = bound_pod(&fixture, "a", "n1").await;
+    fixture
+        .ok("POST", "/api/v1/nodes", json!({"metadata": {"name": "n1"}}))
+        .await;
+    let uid = pod["metadata"]["uid"].clone();
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let path = format!("{accounts}/default/token");
+    fixture
+        .ok("POST", accounts, json!({"metadata": {"name": "other"}}))
+        .await;
+    fixture
+        .ok(
+            "POST",
+            "/api/v1/namespaces/default/secrets",
+            json!({"metadata": {"name": "s"}}),
+        )
+        .await;
+    let account = fixture.ok("GET", &format!("{accounts}/default"), None).await;
+    let bound = |kind: &str, version: &str, name: &str, uid: &str| json!({"spec": {"boundObjectRef": {"kind": kind, "apiVersion": version, "name": name, "uid": uid}}});
+    let seconds = |seconds: i64| json!({"spec": {"expirationSeconds": seconds}});
+    for (request, code, reason, message) in [
+        (
+            json!({"metadata": {"name": "other"}}),
+            422,
+            "Invalid",
+            "TokenRequest.authentication.k8s.io \"default\" is invalid: metadata.name: Invalid value: \"other\": must match the service account name if specified",
+        ),
+        (
+            json!({"metadata": {"namespace": "other"}}),
+            400,
+            "BadRequest",
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            json!({"metadata": {"uid": "other"}}),
+            409,
+            "Conflict",
+            "Operation cannot be fulfilled on TokenRequest.authentication.k8s.io \"default\": the UID in the token request (other) does not match the UID of the service account (",
+        ),
+        (
+            seconds(599),
+            422,
+            "Invalid",
+            "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 10 minutes",
+        ),
+        (
+            seconds((1 << 32) + 1),
+            422,
+            "Invalid",
+            "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds",
+        ),
+        (
+            bound("ConfigMap", "v1", "c", ""),
+            400,
+            "BadRequest",
+            "cannot bind token to object of type /v1, Kind=ConfigMap",
+        ),
+        (
+            bound("Deployment", "apps/v1", "c", ""),
+            400,
+            "BadRequest",
+            "cannot bind token to object of type apps/v1, Kind=Deployment",
+        ),
+        (
+            bound("Pod", "v1", "none", ""),
+            404,
+            "NotFound",
+            "pods \"none\" not found",
+        ),
+        (
+            bound("Secret", "v1", "none", ""),
+            404,
+            "NotFound",
+            "secrets \"none\" not found",
+        ),
+        (
+            bound("Node", "v1", "none", ""),
+            404,
+            "NotFound",
+            "nodes \"none\" not found",
+        ),
+        (
+            bound("Pod", "v1", "a", "other"),
+            409,
+            "Conflict",
+            "Operation cannot be fulfilled on Pod \"a\": the UID in the bound object reference (other) does not match the UID in record. The object might have been deleted and then recreated",
+        ),
+    ] {
+        let (got, status) = fixture.call("POST", &path, request).await;
+        assert_eq!((got, status["reason"].as_str()), (code, Some(reason)), "{status}");
+        assert!(
+            status["message"].as_str().unwrap().starts_with(message),
+            "{status}"
+        );
+    }
+    let (code, status) = fixture
+        .call(
+            "POST",
+            &format!("{accounts}/other/token"),
+            bound("Pod", "v1", "a", ""),
+        )
+        .await;
+    assert_eq!(
+        (code, status["message"].as_str()),
+        (
+            400,
+            Some(
+                "cannot bind token for serviceaccount \"other\" to pod running with different serviceaccount name."
+            )
+        )
+    );
+    assert_eq!(
+        fixture
+            .call("POST", &format!("{accounts}/none/token"), json!({}))
+            .await
+            .0,
+        404
+    );
+
+    // What is good, and what it says.
+    let payload = |issued: &Value| -> Value {
+        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+        let token = issued["status"]["token"].as_str().unwrap();
+        let claims = token.split('.').nth(1).unwrap();
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
+    };
+    let plain = fixture.ok("POST", &path, json!({"status": {"token": "x"}})).await;
+    assert_eq!(plain["metadata"]["name"], "default");
+    assert_eq!(plain["metadata"]["uid"], account["metadata"]["uid"]);
+    assert_eq!(plain["spec"]["expirationSeconds"], 3600);
+    let claims = payload(&plain);
+    assert_eq!(claims["aud"], plain["spec"]["audiences"]);
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        3600
+    );
+    for (request, claim, expect) in [
+        (bound("Secret", "v1", "s", ""), "secret", "s"),
+        (bound("Pod", "", "a", uid.as_str().unwrap()), "pod", "a"),
+        (bound("Node", "v1", "n1", ""), "node", "n1"),
+    ] {
+        let issued = fixture.ok("POST", &path, request).await;
+        assert_eq!(payload(&issued)["kubernetes.io"][claim]["name"], expect);
+    }
+    let dry = fixture
+        .ok("POST", &format!("{path}?dryRun=All"), seconds(600))
+        .await;
+    assert!(
+        dry["status"]["token"].as_str().unwrap_or_default().is_empty(),
+        "{dry}"
+    );
+
+    // A pod of a node that is gone still names it.
+    fixture.ok("DELETE", "/api/v1/nodes/n1", None).await;
+    let issued = fixture.ok("POST", &path, bound("Pod", "v1", "a", "")).await;
+    assert_eq!(payload(&issued)["kubernetes.io"]["node"], json!({"name": "n1"}));
+}
+
+#[tokio::test]
+async fn nodes_get_tokens_that_their_pods_mount() {
+    let fixture = Fixture::new().await;
+    bound_pod(&fixture, "first", "n1").await;
+    let mut own = pod("a");
+    own["spec"]["nodeName"] = "n1".into();
+    own["spec"]["serviceAccountName"] = "default".into();
+    own["spec"]["volumes"] = json!([
+        {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]}},
+        {"name": "c", "csi": {"driver": "csi.example.com"}},
+    ]);
+    let own = fixture.ok("POST", "/api/v1/namespaces/default/pods", own).await;
+    fixture
+        .ok(
+            "POST",
+            "/apis/storage.k8s.io/v1/csidrivers",
+            json!({"metadata": {"name": "csi.example.com"}, "spec": {"tokenRequests": [{"audience": "storage"}]}}),
+        )
+        .await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let uid = own["metadata"]["uid"].as_str().unwrap();
+    let ask = async |who: &str, reference: Value, audiences: Value| {
+        let request = json!({"spec": {"audiences": audiences, "boundObjectRef": reference}});
+        let (code, status) = fixture.call_as(node(who), "POST", path, request).await;
+        (code, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let reference = |kind: &str, name: &str, uid: &str| json!({"kind": kind, "apiVersion": "v1", "name": name, "uid": uid});
+    for (who, asked, audiences, code, why) in [
+        ("n1", reference("Pod", "a", uid), json!(["vault"]), 201, ""),
+        ("n1", reference("Pod", "a", uid), json!(["storage"]), 201, ""),
+        // The volume that every pod gets is for the API server.
+        ("n1", reference("Pod", "a", uid), json!([]), 201, ""),
+        (
+            "n1",
+            reference("Pod", "a", uid),
+            json!(["vault", "storage"]),
+            403,
+            "node may only request 0 or 1 audiences",
+        ),
+        (
+            "n1",
+            reference("Pod", "a", uid),
+            json!(["bank"]),
+            403,
+            "audience \"bank\" not found in pod spec volume, system:node:n1 is not authorized to request tokens for this audience",
+        ),
+        (
+            "n1",
+            Value::Null,
+            json!([]),
+            403,
+            "node requested token not bound to a pod",
+        ),
+        (
+            "n1",
+            reference("Secret", "a", uid),
+            json!([]),
+            403,
+            "node requested token not bound to a pod",
+        ),
+        (
+            "n1",
+            reference("Pod", "a", ""),
+            json!([]),
+            403,
+            "node requested token with a pod binding without a uid",
+        ),
+        (
+            "n1",
+            reference("Pod", "a", "other"),
+            json!([]),
+            403,
+            "the UID in the bound object reference (other) does not match the UID in record. The object might have been deleted and then recreated",
+        ),
+    ] {
+        let (got, message) = ask(who, asked, audiences).await;
+        assert_eq!(got, code, "{message}");
+        assert!(message.ends_with(why), "{message}");
+    }
+    let (code, _) = ask("n2", reference("Pod", "a", uid), json!(["vault"])).await;
+    assert_eq!(code, 403);
 }

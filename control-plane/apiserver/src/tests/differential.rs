@@ -54,6 +54,7 @@ files! {
     apply: 15,
     immutability: 25,
     deletion: 20,
+    subresources: 75,
 }
 
 struct Session {

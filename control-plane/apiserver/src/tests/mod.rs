@@ -3,6 +3,7 @@
 mod access;
 mod addresses;
 mod apply;
+mod certificates;
 mod deletion;
 mod differential;
 mod documents;

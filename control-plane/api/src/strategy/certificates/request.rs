@@ -1,5 +1,6 @@
 //! Checks of CertificateSigningRequests.
 
+use super::key;
 use super::pem::blocks;
 use super::signer::signer_name;
 use crate::strategy::access::{int, list, text};
@@ -92,20 +93,40 @@ fn request(obj: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-/// Parses a request and checks that who asks has the key.
-fn parse(encoded: &str) -> Result<(), String> {
+/// The organizations in the subject of an encoded signing request: the groups that its certificate would have. None of one that
+/// cannot be read, which validation refuses.
+pub fn organizations(encoded: &str) -> Vec<String> {
+    let Ok(der) = contents(encoded) else {
+        return Vec::new();
+    };
+    let Ok((_, request)) = X509CertificationRequest::from_der(&der) else {
+        return Vec::new();
+    };
+    let organizations = request.certification_request_info.subject.iter_organization();
+    organizations
+        .filter_map(|group| group.as_str().ok())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What is in the PEM block of an encoded request.
+fn contents(encoded: &str) -> Result<Vec<u8>, String> {
     let pem = STANDARD.decode(encoded).unwrap_or_default();
     let pem = String::from_utf8_lossy(&pem);
-    let blocks = blocks(&pem);
-    let block = blocks
-        .first()
-        .filter(|block| block.label == "CERTIFICATE REQUEST");
+    let first = blocks(&pem).into_iter().next();
+    let block = first.filter(|block| block.label == "CERTIFICATE REQUEST");
     let block = block.ok_or("PEM block type must be CERTIFICATE REQUEST")?;
-    let (_, request) =
-        X509CertificationRequest::from_der(&block.contents).map_err(|e| format!("asn1: {e}"))?;
-    request
-        .verify_signature()
-        .map_err(|_| "x509: signature verification failed".to_string())
+    Ok(block.contents)
+}
+
+/// Parses a request and checks that who asks has the key.
+fn parse(encoded: &str) -> Result<(), String> {
+    let der = contents(encoded)?;
+    let (_, request) = X509CertificationRequest::from_der(&der).map_err(|e| format!("asn1: {e}"))?;
+    match key::is_signed(&request) {
+        true => Ok(()),
+        false => Err("x509: signature verification failed".to_string()),
+    }
 }
 
 fn parse_certificates(encoded: &str) -> Result<(), String> {
@@ -169,19 +190,25 @@ fn of_type<'a>(obj: &'a Value, kind: &str) -> Vec<&'a Value> {
     conditions.filter(|c| text(c, "/type") == kind).collect()
 }
 
-/// A status update leaves decisions as they are.
+/// A status update leaves decisions as they are. Where there are more or fewer of them than before, that is for validation
+/// to refuse.
 pub(super) fn keep_decisions(new: &mut Value, old: &Value) {
-    let decided = |kind: &str| matches!(kind, "Approved" | "Denied");
-    let missing: Vec<Value> = list(old, "/status/conditions")
-        .iter()
-        .filter(|c| decided(text(c, "/type")) && of_type(new, text(c, "/type")).is_empty())
-        .cloned()
-        .collect();
-    if missing.is_empty() {
-        return;
+    for kind in ["Approved", "Denied"] {
+        let before: Vec<Value> = of_type(old, kind).into_iter().cloned().collect();
+        if of_type(new, kind).len() != before.len() {
+            continue;
+        }
+        let conditions = new
+            .pointer_mut("/status/conditions")
+            .and_then(Value::as_array_mut);
+        let same_kind = conditions
+            .into_iter()
+            .flatten()
+            .filter(|condition| text(condition, "/type") == kind);
+        for (condition, before) in same_kind.zip(before) {
+            *condition = before;
+        }
     }
-    let kept = list(new, "/status/conditions").to_vec();
-    new["status"]["conditions"] = missing.into_iter().chain(kept).collect();
 }
 
 /// An updated request.

@@ -22,12 +22,23 @@ const NAMESPACE_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDele
 
 pub(super) fn namespace(obj: &Value, errors: &mut ErrorList) {
     for finalizer in list(obj, "/spec/finalizers") {
-        let finalizer = finalizer.as_str().unwrap_or("");
-        errors.problems("spec.finalizers", finalizer, qualified_name_problems(finalizer));
-        if !finalizer.contains('/') && !NAMESPACE_FINALIZERS.contains(&finalizer) {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.invalid("spec.finalizers", finalizer, detail);
-        }
+        namespace_finalizer(finalizer, "spec.finalizers", errors);
+    }
+}
+
+/// The finalizers that `finalize` has left.
+pub(super) fn finalize(obj: &Value, errors: &mut ErrorList) {
+    for (i, finalizer) in list(obj, "/spec/finalizers").iter().enumerate() {
+        namespace_finalizer(finalizer, &format!("spec.finalizers[{i}]"), errors);
+    }
+}
+
+fn namespace_finalizer(finalizer: &Value, path: &str, errors: &mut ErrorList) {
+    let finalizer = finalizer.as_str().unwrap_or("");
+    errors.problems(path, finalizer, qualified_name_problems(finalizer));
+    if !finalizer.contains('/') && !NAMESPACE_FINALIZERS.contains(&finalizer) {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.invalid(path, finalizer, detail);
     }
 }
 

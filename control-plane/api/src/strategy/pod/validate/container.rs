@@ -8,7 +8,7 @@ use crate::validation::text::{
     qualified_name_problems,
 };
 use crate::validation::{ErrorList, FieldError};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 const MESSAGE_POLICIES: [&str; 2] = ["FallbackToLogsOnError", "File"];
@@ -182,14 +182,17 @@ fn init(container: &Object, path: &str, errors: &mut ErrorList) {
 }
 
 fn ephemeral(container: &Object, path: &str, errors: &mut ErrorList) {
+    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
     for field in [
         "ports",
-        "lifecycle",
+        "resources",
+        "resizePolicy",
         "livenessProbe",
         "readinessProbe",
         "startupProbe",
+        "lifecycle",
     ] {
-        if container.contains_key(field) {
+        if container.get(field).is_some_and(|value| !empty(value)) {
             errors.push(FieldError::forbidden(
                 format!("{path}.{field}"),
                 "cannot be set for an Ephemeral Container",

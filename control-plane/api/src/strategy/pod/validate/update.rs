@@ -99,6 +99,9 @@ pub(crate) fn resize(new: &Value, old: &Value, errors: &mut ErrorList) {
             "Pod QOS Class may not change as a result of resizing",
         );
     }
+    if !node_resizes(old) {
+        errors.forbidden("spec", "Pod running on node without support for resize");
+    }
     let (new, old) = (&new["spec"], &old["spec"]);
     for field in ["containers", "initContainers"] {
         let (now, then) = (list(new, &format!("/{field}")), list(old, &format!("/{field}")));
@@ -119,11 +122,15 @@ pub(crate) fn resize(new: &Value, old: &Value, errors: &mut ErrorList) {
     for field in ["containers", "initContainers"] {
         let before = list(old, &format!("/{field}"));
         for (i, (container, before)) in containers_mut(&mut rest, field).zip(before).enumerate() {
-            nothing_removed(container, before, &format!("spec.{field}[{i}].resources"), errors);
-            let resizable = field == "containers" || text(before, "/restartPolicy") == "Always";
-            if resizable {
+            let path = format!("spec.{field}[{i}].resources");
+            let runs_once = field == "initContainers" && text(before, "/restartPolicy") != "Always";
+            if !runs_once {
+                nothing_removed(container, before, &path, errors);
                 put_back_cpu_and_memory(container, before);
                 put_back(container, before, "resizePolicy");
+            } else if container.get("resources") != before.get("resources") {
+                errors.forbidden(path, "resources for non-sidecar init containers are immutable");
+                put_back(container, before, "resources");
             }
         }
     }
@@ -134,6 +141,17 @@ pub(crate) fn resize(new: &Value, old: &Value, errors: &mut ErrorList) {
             format!("only cpu and memory resources are mutable\n{changed}"),
         );
     }
+}
+
+/// Whether the pod's node can resize it: one that can says what its running containers have got. Before anything runs there
+/// is no telling, and nothing yet to resize.
+fn node_resizes(pod: &Value) -> bool {
+    let mut running = list(pod, "/status/containerStatuses")
+        .iter()
+        .filter(|status| status.pointer("/state/running").is_some());
+    running
+        .next()
+        .is_none_or(|status| status.get("resources").is_some())
 }
 
 fn is_mirror(pod: &Value) -> bool {
