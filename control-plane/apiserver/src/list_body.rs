@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     body::{Body, BoxError},
     context::{Context, now},
-    negotiation::{Encoding, Form, Output},
+    negotiation::{Encoding, Form, MetaVersion, Output},
     protobuf::encode,
     respond::{HttpResponse, is_stored_version, meta_type, response, value_response},
     watch_cache::{self, Object, convert_to, without_type},
@@ -69,10 +69,11 @@ struct Writer {
 impl Writer {
     /// The kind and the version of the list.
     fn list_type(&self) -> (&str, String) {
+        let meta = || self.output.meta_version.api_version().to_owned();
         match self.output.form {
             Form::Object => (&self.resource.list_kind, self.resource.api_version()),
-            Form::Metadata => ("PartialObjectMetadataList", META_V1.to_owned()),
-            Form::Table(_) => ("Table", META_V1.to_owned()),
+            Form::Metadata => ("PartialObjectMetadataList", meta()),
+            Form::Table(_) => ("Table", meta()),
         }
     }
 
@@ -81,10 +82,11 @@ impl Writer {
         let value = convert_to(&self.resource, item.value())?;
         Ok(match self.output.form {
             Form::Object => value,
-            Form::Metadata => partial_object_metadata(&value),
+            Form::Metadata => self.output.in_version(partial_object_metadata(&value)),
             Form::Table(include) => {
                 let rows = std::iter::once(&value);
-                let mut table = table(&self.resource, rows, Value::Null, include, false, now());
+                let table = table(&self.resource, rows, Value::Null, include, false, now());
+                let mut table = self.output.in_version(table);
                 table["rows"][0].take()
             }
         })
@@ -97,7 +99,8 @@ impl Writer {
             .collect::<Result<_, _>>()?;
         if let Form::Table(include) = self.output.form {
             let nothing = std::iter::empty();
-            let mut table = table(&self.resource, nothing, metadata.into(), include, true, now());
+            let table = table(&self.resource, nothing, metadata.into(), include, true, now());
+            let mut table = self.output.in_version(table);
             table["rows"] = items.into();
             return Ok(table);
         }
@@ -168,15 +171,19 @@ impl Writer {
             .map(|item| self.length(item))
             .collect::<Result<_, _>>()?;
         let (kind, api_version) = self.list_type();
-        let (head, tail) = encode::list_frame(&api_version, kind, &metadata, lengths.iter().copied());
+        let fields = match (self.output.form, self.output.meta_version) {
+            (Form::Metadata, MetaVersion::V1Beta1) => encode::ListFields::META_V1_BETA_1,
+            _ => encode::ListFields::USUAL,
+        };
+        let (head, tail) = fields.frame(&api_version, kind, &metadata, lengths.iter().copied());
         let items_length: usize = lengths
             .iter()
-            .map(|length| encode::item_head(*length).len() + length)
+            .map(|length| fields.item_head(*length).len() + length)
             .sum();
         let total = (head.len() + items_length + tail.len()) as u64;
         let items = items.into_iter().map(move |item| {
             let message = self.message(&item).map_err(BoxError::from)?;
-            let mut bytes = encode::item_head(message.len());
+            let mut bytes = fields.item_head(message.len());
             bytes.extend_from_slice(&message);
             Ok(Bytes::from(bytes))
         });
@@ -214,8 +221,6 @@ impl Writer {
         }
     }
 }
-
-const META_V1: &str = "meta.k8s.io/v1";
 
 #[cfg(test)]
 mod tests {

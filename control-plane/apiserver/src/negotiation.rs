@@ -7,6 +7,7 @@ use api::{
     table::IncludeObject,
 };
 use http::{HeaderMap, Uri, header};
+use serde_json::Value;
 
 use crate::{
     protobuf,
@@ -30,10 +31,36 @@ pub(crate) enum Form {
     /// The object itself.
     #[default]
     Object,
-    /// A `meta.k8s.io/v1` Table.
+    /// A Table of `meta.k8s.io`.
     Table(IncludeObject),
-    /// A `meta.k8s.io/v1` PartialObjectMetadata.
+    /// A PartialObjectMetadata of `meta.k8s.io`.
     Metadata,
+}
+
+/// The version of `meta.k8s.io` in which tables and metadata are shown. They are the same but for its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum MetaVersion {
+    #[default]
+    V1,
+    /// What clients asked for before there was `v1`; upstream still serves it.
+    V1Beta1,
+}
+
+impl MetaVersion {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "v1" => Some(MetaVersion::V1),
+            "v1beta1" => Some(MetaVersion::V1Beta1),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn api_version(self) -> &'static str {
+        match self {
+            MetaVersion::V1 => "meta.k8s.io/v1",
+            MetaVersion::V1Beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
 }
 
 /// The answer that was negotiated.
@@ -43,12 +70,29 @@ pub(crate) struct Output {
     pub(crate) form: Form,
     /// The metadata were asked for as those of a list.
     pub(crate) metadata_of_list: bool,
+    pub(crate) meta_version: MetaVersion,
 }
 
 impl Output {
     /// Whether cached bytes can be sent as they are.
     pub(crate) fn is_plain(self) -> bool {
         self == Output::default()
+    }
+
+    /// A Table or a PartialObjectMetadata in the version that was asked for, with the metadata in the table's rows.
+    pub(crate) fn in_version(self, mut shown: Value) -> Value {
+        let version = self.meta_version.api_version();
+        if self.meta_version == MetaVersion::V1 {
+            return shown;
+        }
+        let rows = shown.get_mut("rows").and_then(Value::as_array_mut);
+        for object in rows.into_iter().flatten().filter_map(|row| row.get_mut("object")) {
+            if object["kind"] == "PartialObjectMetadata" {
+                object["apiVersion"] = version.into();
+            }
+        }
+        shown["apiVersion"] = version.into();
+        shown
     }
 
     pub(crate) fn content_type(self) -> &'static str {
@@ -152,10 +196,11 @@ pub(crate) fn output(headers: &HeaderMap, uri: &Uri, is_watch: bool) -> Result<O
             protobuf::CONTENT_TYPE => Encoding::Protobuf,
             _ => continue,
         };
-        let meta_v1 = range.parameter("g") == "meta.k8s.io" && range.parameter("v") == "v1";
+        let meta = (range.parameter("g") == "meta.k8s.io").then(|| range.parameter("v"));
+        let meta = meta.and_then(MetaVersion::parse);
         let form = match range.parameter("as") {
             "" => Form::Object,
-            "Table" if meta_v1 && encoding != Encoding::Protobuf => {
+            "Table" if meta.is_some() && encoding != Encoding::Protobuf => {
                 let include = query(uri, "includeObject").unwrap_or_default();
                 let include = IncludeObject::parse(&include).ok_or_else(|| {
                     status::bad_request(format!(
@@ -165,13 +210,14 @@ pub(crate) fn output(headers: &HeaderMap, uri: &Uri, is_watch: bool) -> Result<O
                 })?;
                 Form::Table(include)
             }
-            "PartialObjectMetadata" | "PartialObjectMetadataList" if meta_v1 => Form::Metadata,
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if meta.is_some() => Form::Metadata,
             _ => continue,
         };
         return Ok(Output {
             encoding,
             form,
             metadata_of_list: range.parameter("as") == "PartialObjectMetadataList",
+            meta_version: meta.unwrap_or_default(),
         });
     }
     Err(status::not_acceptable(if is_watch {

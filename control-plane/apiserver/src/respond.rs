@@ -133,7 +133,7 @@ pub(crate) fn written_response(context: &Context, code: StatusCode, object: Valu
             table(&context.resource, rows, metadata, include, true, now())
         }
     };
-    value_response(code, context.output, &shown)
+    value_response(code, context.output, &context.output.in_version(shown))
 }
 
 /// Whether objects are stored in the very version that the resource serves.

@@ -293,6 +293,10 @@ impl FrameWriter {
                 )
             }
         };
+        let shown = match self.output.form {
+            Form::Object => shown,
+            Form::Metadata | Form::Table(_) => self.output.in_version(shown),
+        };
         self.written(kind, &shown)
     }
 
@@ -323,6 +327,10 @@ impl FrameWriter {
                     now(),
                 )
             }
+        };
+        let object = match self.output.form {
+            Form::Object => object,
+            Form::Metadata | Form::Table(_) => self.output.in_version(object),
         };
         self.written("BOOKMARK", &object)
     }

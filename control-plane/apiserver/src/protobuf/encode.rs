@@ -42,36 +42,59 @@ pub(crate) fn message(schema: TypeRef, object: &Map<String, Value>) -> Vec<u8> {
     out.finish()
 }
 
-/// What comes before and after the items of a list in an envelope; the items' lengths are those of their messages.
-pub(crate) fn list_frame(
-    api_version: &str,
-    list_kind: &str,
-    metadata: &Map<String, Value>,
-    item_lengths: impl Iterator<Item = usize>,
-) -> (Vec<u8>, Vec<u8>) {
-    let mut list_metadata = Reversed::default();
-    if let Some(schema) = TypeRef::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
-        list_metadata.delimited(1, |out| out.message(schema, metadata));
-    }
-    let items: usize = item_lengths.map(|length| item_head(length).len() + length).sum();
-    let mut head = Reversed::default();
-    let raw = list_metadata.0.len() + items;
-    head.0.append(&mut list_metadata.0);
-    head.varint(raw as u64);
-    head.key(2, WIRE_BYTES);
-    head.envelope_head(api_version, list_kind);
-    let mut tail = Reversed::default();
-    tail.delimited(4, |_| {});
-    tail.delimited(3, |_| {});
-    (head.finish(), tail.finish())
+/// The field numbers of a list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListFields {
+    metadata: u16,
+    items: u16,
 }
 
-/// What comes before an item of a list.
-pub(crate) fn item_head(length: usize) -> Vec<u8> {
-    let mut out = Reversed::default();
-    out.varint(length as u64);
-    out.key(2, WIRE_BYTES);
-    out.finish()
+impl ListFields {
+    /// Of every list but one.
+    pub(crate) const USUAL: ListFields = ListFields {
+        metadata: 1,
+        items: 2,
+    };
+    /// Of `meta.k8s.io/v1beta1`'s PartialObjectMetadataList, which began without metadata.
+    pub(crate) const META_V1_BETA_1: ListFields = ListFields {
+        metadata: 2,
+        items: 1,
+    };
+
+    /// What comes before and after the items of a list in an envelope; the items' lengths are those of their messages.
+    pub(crate) fn frame(
+        self,
+        api_version: &str,
+        list_kind: &str,
+        metadata: &Map<String, Value>,
+        item_lengths: impl Iterator<Item = usize>,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let mut list_metadata = Reversed::default();
+        if let Some(schema) = TypeRef::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
+            list_metadata.delimited(self.metadata, |out| out.message(schema, metadata));
+        }
+        let items: usize = item_lengths
+            .map(|length| self.item_head(length).len() + length)
+            .sum();
+        let mut head = Reversed::default();
+        let raw = list_metadata.0.len() + items;
+        head.0.append(&mut list_metadata.0);
+        head.varint(raw as u64);
+        head.key(2, WIRE_BYTES);
+        head.envelope_head(api_version, list_kind);
+        let mut tail = Reversed::default();
+        tail.delimited(4, |_| {});
+        tail.delimited(3, |_| {});
+        (head.finish(), tail.finish())
+    }
+
+    /// What comes before an item of a list.
+    pub(crate) fn item_head(self, length: usize) -> Vec<u8> {
+        let mut out = Reversed::default();
+        out.varint(length as u64);
+        out.key(self.items, WIRE_BYTES);
+        out.finish()
+    }
 }
 
 /// A watch event: the length in four bytes, then the event, which holds the object in its envelope.

@@ -101,11 +101,21 @@ async fn lists_in_protobuf() {
             .ok("POST", PATH, config_map(name, &"x".repeat(20_000)))
             .await;
     }
-    for (accept, item) in [
-        (PROTOBUF_FIRST, schema("ConfigMap")),
+    let metadata = crate::respond::meta_type("PartialObjectMetadata").unwrap();
+    for (accept, item, in_metadata, in_items) in [
+        (PROTOBUF_FIRST, schema("ConfigMap"), 1, 2),
         (
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-            crate::respond::meta_type("PartialObjectMetadata").unwrap(),
+            metadata,
+            1,
+            2,
+        ),
+        // The one list of all that has its fields the other way round.
+        (
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1beta1",
+            metadata,
+            2,
+            1,
         ),
     ] {
         // The second time the lengths are known already.
@@ -116,7 +126,10 @@ async fn lists_in_protobuf() {
             assert_eq!(headers["content-type"], "application/vnd.kubernetes.protobuf");
             let raw = field(body.strip_prefix(b"k8s\0").unwrap(), 2);
             let parts = fields(&raw);
-            assert_eq!(parts.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [1, 2, 2]);
+            assert_eq!(
+                parts.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(),
+                [in_metadata, in_items, in_items]
+            );
             let wrapped = protobuf::encode::object("v1", "X", item, &Default::default());
             assert!(wrapped.starts_with(b"k8s\0"));
             let names: Vec<String> = parts[1..]
@@ -127,6 +140,41 @@ async fn lists_in_protobuf() {
             let list = fixture.ok("GET", &path, None).await;
             let version = String::from_utf8(field(&parts[0].1, 2)).unwrap();
             assert_eq!(list["metadata"]["resourceVersion"], version);
+        }
+    }
+}
+
+/// Clients from before `meta.k8s.io/v1`.
+#[tokio::test]
+async fn a_watch_in_a_version_of_old() {
+    let fixture = Fixture::new().await;
+    fixture.ok("POST", PATH, config_map("a", "1")).await;
+    let path = format!("{PATH}?watch=1&timeoutSeconds=3&allowWatchBookmarks=true");
+    for form in ["Table", "PartialObjectMetadata"] {
+        let accept = format!("application/json;as={form};g=meta.k8s.io;v=v1beta1");
+        let (code, _, body) = fixture
+            .ask("GET", &path, &[("accept", &accept)], Vec::new())
+            .await;
+        assert_eq!(code, 200);
+        let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let events: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        let kinds: Vec<_> = events
+            .iter()
+            .map(|event| event["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["ADDED", "BOOKMARK"]);
+        for event in &events {
+            let object = &event["object"];
+            assert_eq!(
+                (object["kind"].as_str(), object["apiVersion"].as_str()),
+                (Some(form), Some("meta.k8s.io/v1beta1"))
+            );
+        }
+        if form == "Table" {
+            assert_eq!(
+                events[0]["object"]["rows"][0]["object"]["apiVersion"],
+                "meta.k8s.io/v1beta1"
+            );
         }
     }
 }
