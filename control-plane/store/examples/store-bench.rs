@@ -1,5 +1,5 @@
 //! Measures the embedded store, and beside it, with `--etcd`, an etcd server on the same disk:
-//! `store-bench [--clients 1,64,512] [--seconds 3] [--rounds 2] [--objects 1000,200000] [--value-bytes 1024] [--dir DIR] [--etcd]`.
+//! `store-bench [--clients 1,64,512] [--seconds 3] [--rounds 2] [--objects 1000,200000] [--value-bytes 1024] [--cache-bytes N] [--dir DIR] [--etcd]`.
 //!
 //! `--clients`: durable writes. Each client updates a key of its own and waits for the acknowledgement, which is after the
 //! fsync. The two stores are measured by turns, so that a noisy machine disturbs both. The etcd is the one on the PATH, a
@@ -12,7 +12,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -34,8 +34,19 @@ struct Arguments {
     duration: Duration,
     rounds: usize,
     value_bytes: usize,
+    cache_bytes: Option<usize>,
     dir: PathBuf,
     etcd: bool,
+}
+
+impl Arguments {
+    fn embedded(&self, dir: &Path) -> EmbeddedOptions {
+        let mut options = EmbeddedOptions::new(dir);
+        if let Some(bytes) = self.cache_bytes {
+            options.cache_bytes = bytes;
+        }
+        options
+    }
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
@@ -45,6 +56,7 @@ fn arguments() -> anyhow::Result<Arguments> {
         duration: Duration::from_secs(3),
         rounds: 2,
         value_bytes: 1024,
+        cache_bytes: None,
         dir: std::env::current_dir()?,
         etcd: false,
     };
@@ -74,9 +86,10 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--seconds" => parsed.duration = Duration::from_secs(number(&value)? as u64),
             "--rounds" => parsed.rounds = number(&value)?.max(1),
             "--value-bytes" => parsed.value_bytes = number(&value)?,
+            "--cache-bytes" => parsed.cache_bytes = Some(number(&value)?),
             "--dir" => parsed.dir = value.into(),
             _ => bail!(
-                "unknown flag {flag}; known are --clients, --seconds, --rounds, --objects, --value-bytes, --dir, --etcd"
+                "unknown flag {flag}; known are --clients, --seconds, --rounds, --objects, --value-bytes, --cache-bytes, --dir, --etcd"
             ),
         }
     }
@@ -143,7 +156,7 @@ async fn measure_embedded(
     measured: &mut Measured,
 ) -> anyhow::Result<()> {
     let dir = tempfile::tempdir_in(&arguments.dir)?;
-    let store = Embedded::open(EmbeddedOptions::new(dir.path()))?;
+    let store = Embedded::open(arguments.embedded(dir.path()))?;
     write(&store, clients, arguments, measured, &["self"]).await?;
     measured.pss_bytes = pss_bytes("self")?;
     Ok(())
@@ -194,7 +207,7 @@ async fn write(
 /// One request at a time, on random keys of a store with `count` of them.
 async fn measure_objects(count: usize, arguments: &Arguments) -> anyhow::Result<String> {
     let dir = tempfile::tempdir_in(&arguments.dir)?;
-    let store = Embedded::open(EmbeddedOptions::new(dir.path()))?;
+    let store = Embedded::open(arguments.embedded(dir.path()))?;
     let value = Bytes::from(vec![b'x'; arguments.value_bytes]);
     let key = |index: usize| format!("/registry/configmaps/default/object-{index:07}");
     let start = Instant::now();
