@@ -11,12 +11,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rcgen::SanType;
 
-use crate::pki::{Pki, Subject};
+use crate::{
+    link::Link,
+    pki::{Pki, Subject},
+};
 
 /// One cluster of servers; dropping it kills them. Their directory is the caller's to remove.
 #[derive(Debug)]
 pub struct EtcdServers {
     members: Vec<Member>,
+    /// To each member, by which the others reach it; none where it is alone.
+    links: Vec<Link>,
     files: Option<EtcdFiles>,
 }
 
@@ -49,12 +54,17 @@ impl EtcdServers {
         EtcdServers::start(dir, 1, None, &[])
     }
 
-    /// Starts servers that ask for client certificates, towards clients and among each other. Each gets the further
-    /// `arguments`.
+    /// Starts servers that ask for client certificates, towards clients and among each other. They reach each other over links
+    /// that can be made worse. Each gets the further `arguments`.
     ///
     /// # Errors
     /// etcd is not installed.
     pub fn with_tls(dir: &Path, size: usize, arguments: &[String]) -> Result<EtcdServers> {
+        let files = EtcdServers::files_in(dir)?;
+        EtcdServers::start(dir, size, Some(files), arguments)
+    }
+
+    fn files_in(dir: &Path) -> Result<EtcdFiles> {
         let pki = Pki::empty(dir.join("pki"))?;
         pki.authority("ca", "etcd")?;
         let subject = Subject {
@@ -64,22 +74,33 @@ impl EtcdServers {
             names: vec![SanType::IpAddress(Ipv4Addr::LOCALHOST.into())],
         };
         pki.issue("ca", &subject)?;
-        let files = EtcdFiles {
+        Ok(EtcdFiles {
             authority: pki.certificate("ca"),
             certificate: pki.certificate("etcd"),
             key: pki.private_key("etcd"),
-        };
-        EtcdServers::start(dir, size, Some(files), arguments)
+        })
     }
 
     fn start(dir: &Path, size: usize, files: Option<EtcdFiles>, further: &[String]) -> Result<EtcdServers> {
         let scheme = if files.is_some() { "https" } else { "http" };
         let url = |port| format!("{scheme}://127.0.0.1:{port}");
         let ports: Vec<_> = (0..size).map(|_| (free_port(), free_port())).collect();
-        let all: Vec<_> = ports
+        let mut links = Vec::new();
+        // Where the others find a member: at the link to it, or at its port when there are no others.
+        let mut found = Vec::new();
+        for (_, peer) in &ports {
+            if size == 1 {
+                found.push(*peer);
+                continue;
+            }
+            let port = free_port();
+            links.push(Link::new(port, *peer)?);
+            found.push(port);
+        }
+        let all: Vec<_> = found
             .iter()
             .enumerate()
-            .map(|(index, (_, peer))| format!("m{index}={}", url(*peer)))
+            .map(|(index, port)| format!("m{index}={}", url(*port)))
             .collect();
         let members = ports.iter().enumerate().map(|(index, (client, peer))| {
             let data = dir.join(format!("m{index}"));
@@ -90,7 +111,7 @@ impl EtcdServers {
             flag("listen-client-urls", url(*client));
             flag("advertise-client-urls", url(*client));
             flag("listen-peer-urls", url(*peer));
-            flag("initial-advertise-peer-urls", url(*peer));
+            flag("initial-advertise-peer-urls", url(found[index]));
             flag("initial-cluster", all.join(","));
             flag("logger", "zap".to_owned());
             // A single server elects itself after one time-out.
@@ -115,6 +136,7 @@ impl EtcdServers {
         });
         let mut servers = EtcdServers {
             members: members.collect(),
+            links,
             files,
         };
         for index in 0..size {
@@ -139,6 +161,11 @@ impl EtcdServers {
     /// What a client needs, where the servers ask for a certificate.
     pub fn files(&self) -> Option<&EtcdFiles> {
         self.files.as_ref()
+    }
+
+    /// The links to the members, by which the others reach each: none where it is alone.
+    pub fn links(&self) -> &[Link] {
+        &self.links
     }
 
     /// The process id of a member that runs.

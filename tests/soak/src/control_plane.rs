@@ -64,7 +64,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         async |progress| {
             let kill_members = async {
                 if let Some(members) = &members {
-                    members.kill_and_bring_back(progress.clone(), &mut others).await;
+                    members.trouble(progress.clone(), &mut others).await;
                 }
             };
             let every = options.writes_between_kills;
@@ -84,9 +84,8 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         "control plane"
     };
     let summary = crate::judge(name, &history)?;
-    let kills = members.as_ref().map(fault::Members::kills);
-    if let Some(kills) = kills {
-        println!("{name}: {kills} times a member of etcd was killed");
+    if let Some(members) = &members {
+        println!("{name}: etcd: {}", members.troubles());
     }
     println!("{name}: {} times killed; all holds: {summary}", process.kills());
     Ok(())

@@ -86,16 +86,16 @@ async fn etcd(name: &str, seed: u64, writes: usize) -> anyhow::Result<Summary> {
     let servers = target::etcd::start(dir.path(), &mut random)?;
     let buffer = random.random_range(64..2000);
     let target = target::etcd::connect(&servers, buffer, &mut random).await?;
-    let members = fault::Members::new(servers, random.random_range(50..writes.max(400) / 2));
+    let members = fault::Members::new(servers, random.random_range(50..writes.max(1000) / 10));
     let history = traffic::run(
         target,
         profile,
         seed,
-        async |progress| members.kill_and_bring_back(progress, &mut random).await,
+        async |progress| members.trouble(progress, &mut random).await,
         async || members.heal(),
     )
     .await;
     let summary = crate::judge(name, &history)?;
-    println!("{name}: {} members killed; {summary}", members.kills());
+    println!("{name}: {}; {summary}", members.troubles());
     Ok(summary)
 }

@@ -1,4 +1,4 @@
-//! The store over a cluster of real etcd servers with TLS, whose members are killed and brought back.
+//! The store over a cluster of real etcd servers with TLS, whose members are killed, cut off and slowed down.
 
 use std::{path::Path, sync::Arc};
 
