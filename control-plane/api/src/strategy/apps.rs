@@ -52,7 +52,7 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
     })
     .validates(validate::deployment)
     .validates_update(validate::deployment_update)
-    .validates_status(|new, _, errors| status::deployment(new, errors))
+    .validates_status(status::deployment)
     .scales(SCALE);
 
 /// ReplicaSets.
@@ -153,7 +153,7 @@ pub(super) static DAEMON_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Daemon
     })
     .validates(validate::daemon_set)
     .validates_update(validate::daemon_set_update)
-    .validates_status(|new, _, errors| status::daemon_set(new, errors));
+    .validates_status(status::daemon_set);
 
 /// What is left of the field of v1beta1.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -192,7 +192,7 @@ pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Stat
     })
     .validates(validate::stateful_set)
     .validates_update(validate::stateful_set_update)
-    .validates_status(|new, _, errors| status::stateful_set(new, errors))
+    .validates_status(status::stateful_set)
     .scales(SCALE);
 
 /// ControllerRevisions.

@@ -10,6 +10,8 @@ mod class;
 mod csi;
 mod volume;
 
+pub(super) use volume::claim_spec;
+
 const SPEC: &[&str] = &["spec"];
 
 /// PersistentVolumes.

@@ -21,7 +21,17 @@ fn parts(obj: &Value, fields: &[&str], whole: &str, detail: &str, errors: &mut E
     }
 }
 
-pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
+/// The count of name collisions is part of the names of what comes next: it never goes back.
+fn collisions(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let of = |obj: &Value| int(obj, "/status/collisionCount");
+    let (now, then) = (of(new), of(old));
+    if then.is_some_and(|then| now.is_none_or(|now| now < then)) {
+        let detail = "cannot be decremented";
+        errors.invalid("status.collisionCount", now.unwrap_or(0), detail);
+    }
+}
+
+pub(super) fn deployment(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let fields = [
         "observedGeneration",
         "replicas",
@@ -35,6 +45,7 @@ pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
     parts(obj, &fields[2..5], "replicas", OF_REPLICAS, errors);
     let detail = "cannot be greater than readyReplicas";
     parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
+    collisions(obj, old, errors);
 }
 
 /// ReplicaSets and ReplicationControllers.
@@ -52,7 +63,7 @@ pub(super) fn replica_set(obj: &Value, errors: &mut ErrorList) {
     parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
 }
 
-pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
+pub(super) fn daemon_set(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let fields = [
         "currentNumberScheduled",
         "numberMisscheduled",
@@ -65,9 +76,10 @@ pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
         "collisionCount",
     ];
     counts(obj, &fields, errors);
+    collisions(obj, old, errors);
 }
 
-pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
+pub(super) fn stateful_set(obj: &Value, old: &Value, errors: &mut ErrorList) {
     let fields = [
         "replicas",
         "readyReplicas",
@@ -81,6 +93,7 @@ pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
     parts(obj, &fields[1..5], "replicas", OF_REPLICAS, errors);
     let detail = "cannot be greater than status.readyReplicas";
     parts(obj, &["availableReplicas"], "readyReplicas", detail, errors);
+    collisions(obj, old, errors);
 }
 
 pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {

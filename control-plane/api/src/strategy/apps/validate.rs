@@ -1,14 +1,17 @@
 //! Checks of workloads: a selector that matches the template, a template that can run, numbers in range.
 
+use crate::meta;
 use crate::selector::LabelSelector;
 use crate::strategy::access::{int, list, map, text};
 use crate::strategy::pod::validate::{label_selector, template};
+use crate::strategy::storage::claim_spec;
+use crate::validation::text::label_problems;
 use crate::validation::{ErrorList, FieldError, shown};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
     errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
-    selector_and_template(obj, "ReplicaSet", errors);
+    selector_and_template(obj, errors);
     let strategy = obj.pointer("/spec/strategy").unwrap_or(&Value::Null);
     match text(strategy, "/type") {
         "Recreate" if strategy.get("rollingUpdate").is_some() => {
@@ -48,32 +51,48 @@ pub(super) fn deployment(obj: &Value, errors: &mut ErrorList) {
     }
 }
 
-/// The selector is there and matches the template, whose pods restart as the kind wants.
-fn selector_and_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
+/// The selector is there and matches the template, whose pods are always restarted. Where the selector cannot be read, nothing
+/// more is said about the template.
+fn selector_and_template(obj: &Value, errors: &mut ErrorList) {
+    required_selector(obj, "deployment", errors);
     let selector = obj.pointer("/spec/selector");
-    match selector {
-        None => errors.push(FieldError::required("spec.selector", "")),
+    match LabelSelector::from_value(selector) {
+        Ok(selector) => {
+            matching_labels(obj, selector.as_ref(), errors);
+            checked_template(obj, "ReplicaSet", errors);
+        }
+        Err(_) => unreadable_selector(selector, "invalid label selector", errors),
+    }
+}
+
+/// The selector is there, can be read and selects something.
+fn required_selector(obj: &Value, kind: &str, errors: &mut ErrorList) {
+    match obj.pointer("/spec/selector") {
+        None => errors.required("spec.selector", ""),
         Some(selector) => {
             label_selector(selector, "spec.selector", errors);
-            if map(selector, "/matchLabels").is_none_or(|m| m.is_empty())
-                && list(selector, "/matchExpressions").is_empty()
-            {
-                let kind = match kind {
-                    "ReplicaSet" => "deployment".to_string(),
-                    kind => kind.to_lowercase(),
-                };
-                let detail = format!("empty selector is invalid for {kind}");
-                errors.invalid("spec.selector", selector.clone(), detail);
-            }
+            empty_selector(selector, kind, errors);
         }
     }
+}
+
+fn empty_selector(selector: &Value, kind: &str, errors: &mut ErrorList) {
+    let no_labels = map(selector, "/matchLabels").is_none_or(|labels| labels.is_empty());
+    if no_labels && list(selector, "/matchExpressions").is_empty() {
+        let detail = format!("empty selector is invalid for {kind}");
+        errors.invalid("spec.selector", selector.clone(), detail);
+    }
+}
+
+fn unreadable_selector(selector: Option<&Value>, detail: &str, errors: &mut ErrorList) {
+    let shown = selector.cloned().unwrap_or_default();
+    errors.invalid("spec.selector", shown, detail);
+}
+
+/// The template's labels are selected: by no selector nothing is, by an empty one everything.
+fn matching_labels(obj: &Value, selector: Option<&LabelSelector>, errors: &mut ErrorList) {
     let labels = obj.pointer("/spec/template/metadata/labels");
-    let matches = match LabelSelector::from_value(selector) {
-        Ok(Some(selector)) => !selector.is_empty() && selector.matches(labels.and_then(Value::as_object)),
-        Ok(None) => false,
-        // The selector's own errors say enough.
-        Err(_) => true,
-    };
+    let matches = selector.is_some_and(|selector| selector.matches(labels.and_then(Value::as_object)));
     if !matches {
         let mut error = FieldError::invalid(
             "spec.template.metadata.labels",
@@ -85,17 +104,17 @@ fn selector_and_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
         }
         errors.push(error);
     }
-    checked_template(obj, kind, errors);
 }
 
 fn checked_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
-    let before = errors.len();
     template(obj.pointer("/spec/template"), "spec.template", errors);
+    always_restarted(obj, kind, errors);
+}
+
+/// Controllers replace pods that ended; pods that are to end are not theirs.
+fn always_restarted(obj: &Value, kind: &str, errors: &mut ErrorList) {
     let policy = text(obj, "/spec/template/spec/restartPolicy");
-    let known = matches!(policy, "Always" | "OnFailure" | "Never");
-    if errors.len() == before || known {
-        errors.one_of("spec.template.spec.restartPolicy", policy, &["Always"]);
-    }
+    errors.one_of("spec.template.spec.restartPolicy", policy, &["Always"]);
     if obj.pointer("/spec/template/spec/activeDeadlineSeconds").is_some() {
         let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.forbidden("spec.template.spec.activeDeadlineSeconds", detail);
@@ -105,9 +124,18 @@ fn checked_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
 /// An IntOrString as a number or a percentage; `None` for other texts.
 fn amount(value: Option<&Value>) -> Option<i64> {
     match value? {
-        Value::String(s) => s.strip_suffix('%')?.parse().ok(),
+        Value::String(s) => {
+            let digits = s.strip_suffix('%')?;
+            let percent = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            percent.then(|| digits.parse().unwrap_or(i64::MAX))
+        }
         other => other.as_i64(),
     }
+}
+
+/// Whether an IntOrString is nothing; texts that are no percentage are.
+fn is_zero(value: Option<&Value>) -> bool {
+    amount(value).unwrap_or(0) == 0
 }
 
 fn int_or_percent(value: Option<&Value>, path: &str, errors: &mut ErrorList) {
@@ -138,7 +166,7 @@ fn rolling_update(strategy: &Value, path: &str, errors: &mut ErrorList) {
     for field in ["maxUnavailable", "maxSurge"] {
         int_or_percent(rolling.get(field), &format!("{path}.{field}"), errors);
     }
-    if amount(rolling.get("maxUnavailable")) == Some(0) && amount(rolling.get("maxSurge")) == Some(0) {
+    if is_zero(rolling.get("maxUnavailable")) && is_zero(rolling.get("maxSurge")) {
         let zero = rolling.get("maxUnavailable").unwrap_or(&Value::Null);
         let mut error = FieldError::invalid(
             format!("{path}.maxUnavailable"),
@@ -166,7 +194,7 @@ pub(super) fn replica_set(obj: &Value, errors: &mut ErrorList) {
         "spec.minReadySeconds",
         int(obj, "/spec/minReadySeconds").unwrap_or(0),
     );
-    selector_and_template(obj, "ReplicaSet", errors);
+    selector_and_template(obj, errors);
 }
 
 pub(super) fn replica_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
@@ -203,7 +231,17 @@ pub(super) fn replication_controller(obj: &Value, errors: &mut ErrorList) {
 }
 
 pub(super) fn daemon_set(obj: &Value, errors: &mut ErrorList) {
-    selector_and_template(obj, "DaemonSet", errors);
+    let selector = obj.pointer("/spec/selector");
+    if let Some(selector) = selector {
+        label_selector(selector, "spec.selector", errors);
+    }
+    if let Ok(read) = LabelSelector::from_value(selector) {
+        matching_labels(obj, read.as_ref(), errors);
+    }
+    if let Some(selector) = selector {
+        empty_selector(selector, "daemonset", errors);
+    }
+    checked_template(obj, "DaemonSet", errors);
     errors.non_negative(
         "spec.minReadySeconds",
         int(obj, "/spec/minReadySeconds").unwrap_or(0),
@@ -234,16 +272,13 @@ fn daemon_rolling_update(strategy: &Value, errors: &mut ErrorList) {
     let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
     int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
     int_or_percent(surge, &format!("{path}.maxSurge"), errors);
-    match (
-        amount(unavailable).unwrap_or(0) != 0,
-        amount(surge).unwrap_or(0) != 0,
-    ) {
-        (true, true) => {
+    match (is_zero(unavailable), is_zero(surge)) {
+        (false, false) => {
             let surge = surge.cloned().unwrap_or_default();
             let detail = "may not be set when maxUnavailable is non-zero";
             errors.invalid(format!("{path}.maxSurge"), surge, detail);
         }
-        (false, false) => {
+        (true, true) => {
             errors.required(format!("{path}.maxUnavailable"), "cannot be 0 when maxSurge is 0");
         }
         _ => {}
@@ -255,7 +290,8 @@ pub(super) fn daemon_set_update(new: &Value, old: &Value, errors: &mut ErrorList
     immutable_selector(new, old, errors);
 }
 
-pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
+/// What holds for StatefulSets new and old.
+fn stateful_set_spec(obj: &Value, errors: &mut ErrorList) {
     let policy = text(obj, "/spec/podManagementPolicy");
     if errors.present("spec.podManagementPolicy", policy) && !matches!(policy, "OrderedReady" | "Parallel") {
         let detail = "must be 'OrderedReady' or 'Parallel'";
@@ -276,7 +312,7 @@ pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
             errors.non_negative(&format!("{path}.partition"), partition);
             let unavailable = rolling.and_then(|r| r.get("maxUnavailable"));
             int_or_percent(unavailable, &format!("{path}.maxUnavailable"), errors);
-            if let (Some(0), Some(zero)) = (amount(unavailable), unavailable) {
+            if let (true, Some(zero)) = (is_zero(unavailable), unavailable) {
                 errors.invalid(format!("{path}.maxUnavailable"), zero.clone(), "cannot be 0");
             }
         }
@@ -286,16 +322,6 @@ pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
             errors.invalid("spec.updateStrategy", strategy, detail);
         }
     }
-    errors.non_negative(
-        "spec.ordinals.start",
-        int(obj, "/spec/ordinals/start").unwrap_or(0),
-    );
-    errors.non_negative("spec.replicas", int(obj, "/spec/replicas").unwrap_or(0));
-    errors.non_negative(
-        "spec.minReadySeconds",
-        int(obj, "/spec/minReadySeconds").unwrap_or(0),
-    );
-    selector_and_template(obj, "StatefulSet", errors);
     for field in ["whenDeleted", "whenScaled"] {
         let at = format!("spec.persistentVolumeClaimRetentionPolicy.{field}");
         let value = text(
@@ -304,6 +330,57 @@ pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
         );
         errors.one_of(&at, value, &["Retain", "Delete"]);
     }
+    for field in ["replicas", "minReadySeconds", "ordinals.start"] {
+        let pointer = format!("/spec/{}", field.replace('.', "/"));
+        errors.non_negative(&format!("spec.{field}"), int(obj, &pointer).unwrap_or(0));
+    }
+    required_selector(obj, "statefulset", errors);
+    let selector = obj.pointer("/spec/selector");
+    match LabelSelector::from_value(selector) {
+        Ok(selector) => matching_labels(obj, selector.as_ref(), errors),
+        Err(_) => unreadable_selector(selector, "", errors),
+    }
+}
+
+/// A new StatefulSet.
+pub(super) fn stateful_set(obj: &Value, errors: &mut ErrorList) {
+    stateful_set_spec(obj, errors);
+    let service = text(obj, "/spec/serviceName");
+    if !service.is_empty() {
+        errors.problems("spec.serviceName", service, label_problems(service));
+    }
+    for (i, claim) in list(obj, "/spec/volumeClaimTemplates").iter().enumerate() {
+        let mut inner = ErrorList::new();
+        claim_spec(&claim["spec"], &mut inner);
+        errors.under(&format!("spec.volumeClaimTemplates[{i}]"), inner);
+    }
+    template(Some(&with_claims(obj)), "spec.template", errors);
+    always_restarted(obj, "StatefulSet", errors);
+}
+
+/// The template with the volumes that its pods will have: a claim takes the place of a volume of its name.
+fn with_claims(obj: &Value) -> Value {
+    let mut template = obj.pointer("/spec/template").cloned().unwrap_or_default();
+    let claims = list(obj, "/spec/volumeClaimTemplates").iter().map(meta::name);
+    let claims: Vec<&str> = claims.collect();
+    if claims.is_empty() {
+        return template;
+    }
+    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else {
+        return template;
+    };
+    let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
+    let Some(volumes) = volumes.as_array_mut() else {
+        return template;
+    };
+    for name in claims {
+        let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
+        match volumes.iter_mut().find(|volume| volume["name"] == name) {
+            Some(place) => *place = volume,
+            None => volumes.push(volume),
+        }
+    }
+    template
 }
 
 pub(super) fn stateful_set_update(new: &Value, old: &Value, errors: &mut ErrorList) {
@@ -316,7 +393,14 @@ pub(super) fn stateful_set_update(new: &Value, old: &Value, errors: &mut ErrorLi
         "persistentVolumeClaimRetentionPolicy",
         "minReadySeconds",
     ];
-    stateful_set(new, errors);
+    stateful_set_spec(new, errors);
+    // Templates were not always checked: one that is not fit for pods may stay.
+    let mut before = ErrorList::new();
+    template(Some(&with_claims(old)), "spec.template", &mut before);
+    if before.is_empty() {
+        template(Some(&with_claims(new)), "spec.template", errors);
+    }
+    always_restarted(new, "StatefulSet", errors);
     let fields = |obj: &Value| {
         map(obj, "/spec")
             .map(|m| m.keys().cloned().collect::<Vec<_>>())
