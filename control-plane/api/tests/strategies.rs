@@ -7,7 +7,7 @@
 //! - `> create EDITS` creates the object with edits made to it, `> update EDITS`, `> status EDITS` and `> SUBRESOURCE EDITS` update
 //!   the created one;
 //! - `> old EDITS` changes what the following updates find;
-//! - `> show POINTER EDITS` creates the object and shows a part of what is stored.
+//! - `> show POINTER EDITS` creates the object and shows a part of what is stored, `> shown POINTER EDITS` updates the created one.
 //!
 //! Edits are `/json/pointer=JSON` (`/-` appends), or `-/json/pointer` to remove, with spaces between them (and no ` /` within). The lines
 //! after a `>` are the answer: a message per line, or `ok`. `UPDATE_EXPECT=1` writes the answers down; whoever does that compares
@@ -59,12 +59,14 @@ impl Script {
         (object, errors)
     }
 
-    fn update(&self, edits: &str) -> ErrorList {
+    /// What the server does with an update, and what it says.
+    fn update(&self, edits: &str) -> (Value, ErrorList) {
         let strategy = self.resource().strategy;
         let mut new = self.decoded(edited(&self.old, edits));
         strategy.default(&mut new);
         strategy.prepare_for_update(&mut new, &self.old);
-        strategy.validate_update(&new, &self.old)
+        let errors = strategy.validate_update(&new, &self.old);
+        (new, errors)
     }
 
     fn update_part(&self, part: &str, edits: &str) -> ErrorList {
@@ -88,16 +90,22 @@ impl Script {
         let (verb, edits) = command.split_once(' ').unwrap_or((command, ""));
         let errors = match verb {
             "create" => self.create(edits).1,
-            "update" => self.update(edits),
+            "update" => self.update(edits).1,
             "old" => {
                 let mut old = self.decoded(edited(&self.old, edits));
                 self.resource().strategy.default(&mut old);
                 self.old = old;
                 return String::new();
             }
-            "show" => {
+            "show" | "shown" => {
                 let (pointer, edits) = edits.split_once(' ').unwrap_or((edits, ""));
-                let shown = self.create(edits).0.pointer(pointer).cloned().unwrap_or_default();
+                let stored = if verb == "show" {
+                    self.create(edits)
+                } else {
+                    self.update(edits)
+                }
+                .0;
+                let shown = stored.pointer(pointer).cloned().unwrap_or_default();
                 return serde_json::to_string_pretty(&shown).expect("JSON") + "\n";
             }
             part => self.update_part(part, edits),

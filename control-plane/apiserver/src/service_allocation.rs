@@ -195,58 +195,10 @@ impl Api {
             addresses::release(self, address, &holder).await;
         }
     }
-
-    /// Carries over what an update leaves out but the Service keeps: its addresses, families and node ports.
-    pub(crate) fn inherit(&self, resource: &Resource, new: &mut Value, old: &Value) {
-        if is_service(resource) {
-            inherit(&mut new["spec"], &old["spec"]);
-        }
-    }
 }
 
 fn is_service(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.plural == "services"
-}
-
-fn inherit(new: &mut Value, old: &Value) {
-    let has_address = |spec: &Value| spec["type"] != "ExternalName";
-    let empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    };
-    if has_address(new) && has_address(old) {
-        if empty(&new["clusterIP"]) && empty(&new["clusterIPs"]) {
-            new["clusterIP"] = old["clusterIP"].clone();
-        }
-        if empty(&new["clusterIPs"]) && new["clusterIP"] == old["clusterIP"] {
-            new["clusterIPs"] = old["clusterIPs"].clone();
-        }
-        for field in ["ipFamilyPolicy", "ipFamilies"] {
-            if empty(&new[field]) {
-                new[field] = old[field].clone();
-            }
-        }
-    }
-    if has_node_ports(new) && has_node_ports(old) {
-        let previous = old["ports"].as_array().cloned().unwrap_or_default();
-        for port in new["ports"].as_array_mut().into_iter().flatten() {
-            let same = |other: &&Value| other["port"] == port["port"] && protocol(other) == protocol(port);
-            if port["nodePort"].as_u64().unwrap_or(0) == 0
-                && let Some(other) = previous.iter().find(same)
-                && !other["nodePort"].is_null()
-            {
-                port["nodePort"] = other["nodePort"].clone();
-            }
-        }
-        if new["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 && !old["healthCheckNodePort"].is_null() {
-            new["healthCheckNodePort"] = old["healthCheckNodePort"].clone();
-        }
-    }
-    if let Some(spec) = new.as_object_mut() {
-        spec.retain(|_, value| !value.is_null());
-    }
 }
 
 /// What a Service has.

@@ -15,6 +15,7 @@ pub(super) static SERVICE: Kind = Kind::namespaced("io.k8s.api.core.v1.Service")
     .name(NameRule::Label1035)
     .status()
     .defaults(default)
+    .prepares_create(create)
     .prepares_update(update)
     .validates(validate::service)
     .validates_update(validate::service_update)
@@ -102,53 +103,25 @@ fn default(obj: &mut Object) {
     }
 }
 
-/// Clients that only know `clusterIP`, or leave out what was allocated, do not lose it; a changed type drops what it cannot have.
+/// Clients that know only `clusterIP` mean the first of `clusterIPs`.
+fn create(traits: &super::Traits, obj: &mut Value) {
+    super::generic_prepare_for_create(traits, obj);
+    let address = text(obj, "/spec/clusterIP").to_owned();
+    if !address.is_empty() && super::access::list(obj, "/spec/clusterIPs").is_empty() {
+        obj["spec"]["clusterIPs"] = json!([address]);
+    }
+}
+
+/// Clients that leave out what was allocated, or know only `clusterIP`, do not lose it; a changed type drops what it cannot have.
 fn update(traits: &super::Traits, new: &mut Value, old: &Value) {
     super::generic_prepare_for_update(traits, new, old);
-    let (now, before) = (
-        text(new, "/spec/type").to_string(),
-        text(old, "/spec/type").to_string(),
-    );
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else {
         return;
     };
-    let has_cluster_ip = |kind: &str| kind != "ExternalName";
-    if has_cluster_ip(&now) && has_cluster_ip(&before) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let unset = spec.get(field).is_none_or(|v| v == "" || v == &json!([]));
-            if let (true, Some(value)) = (unset, old.pointer(&format!("/spec/{field}"))) {
-                spec.insert(field.into(), value.clone());
-            }
-        }
-        keep_node_ports(spec, old, &now);
-    } else if !has_cluster_ip(&now) {
-        // What the cluster allocated goes unless the client insists on it, which validation refuses.
-        for field in [
-            "clusterIP",
-            "clusterIPs",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-        ] {
-            if spec.get(field) == old.pointer(&format!("/spec/{field}")) {
-                spec.remove(field);
-            }
-        }
-    }
-    if !matches!(now.as_str(), "NodePort" | "LoadBalancer")
-        && matches!(before.as_str(), "NodePort" | "LoadBalancer")
-    {
-        for port in each(spec, "ports") {
-            let number = port.get("port").and_then(Value::as_i64);
-            let olds = super::access::list(old, "/spec/ports");
-            let same = olds
-                .iter()
-                .any(|o| int(o, "/port") == number && o.get("nodePort") == port.get("nodePort"));
-            if same {
-                port.remove("nodePort");
-            }
-        }
-    }
+    let before = old.get("spec").unwrap_or(&Value::Null);
+    keep_addresses(spec, before);
+    keep_node_ports(spec, before);
+    release_node_ports(spec, before);
     // What only makes sense for the old kind of Service goes, unless the client changed it.
     for (field, applies) in [
         (
@@ -175,35 +148,119 @@ fn update(traits: &super::Traits, new: &mut Value, old: &Value) {
             spec.insert(field.into(), port.clone());
         }
     }
-    if now != "LoadBalancer"
+    if !validate::is_balanced(new)
         && let Some(status) = new.get_mut("status").and_then(Value::as_object_mut)
     {
         status.insert("loadBalancer".into(), json!({}));
     }
 }
 
-/// Ports that come without a node port keep the one they had.
-fn keep_node_ports(spec: &mut Object, old: &Value, kind: &str) {
-    if !matches!(kind, "NodePort" | "LoadBalancer") {
+/// Addresses and families: upstream's `patchAllocatedValues`, `normalizeClusterIPs` and `trimFieldsForDualStackDowngrade`.
+fn keep_addresses(spec: &mut Object, before: &Value) {
+    const FAMILIES: [&str; 2] = ["ipFamilies", "ipFamilyPolicy"];
+    let named = |kind: Option<&Value>| kind.is_some_and(|kind| kind == "ExternalName");
+    let old = |field: &str| before.get(field).cloned().unwrap_or_default();
+    let (address, addresses) = (old("clusterIP"), old("clusterIPs"));
+    let is_same = |spec: &Object, field: &str| spec.get(field).unwrap_or(&Value::Null) == &old(field);
+    if named(spec.get("type")) && named(before.get("type")) {
         return;
     }
-    if kind == "LoadBalancer" && spec.get("allocateLoadBalancerNodePorts") == Some(&Value::Bool(false)) {
+    if named(spec.get("type")) {
+        // What the cluster allocated goes unless the client insists on it, which validation refuses.
+        if is_same(spec, "clusterIP") && is_same(spec, "clusterIPs") {
+            spec.remove("clusterIP");
+            spec.remove("clusterIPs");
+        }
+        for field in FAMILIES.into_iter().chain(["internalTrafficPolicy"]) {
+            if is_same(spec, field) {
+                spec.remove(field);
+            }
+        }
         return;
     }
-    let olds = super::access::list(old, "/spec/ports").to_vec();
-    let taken: Vec<i64> = each(spec, "ports")
-        .filter_map(|p| p.get("nodePort").and_then(Value::as_i64))
-        .collect();
+    let unset = |spec: &Object, field: &str| {
+        let value = spec.get(field).unwrap_or(&Value::Null);
+        value.is_null() || value == "" || *value == json!([])
+    };
+    if unset(spec, "clusterIP") && !address.is_null() {
+        spec.insert("clusterIP".into(), address.clone());
+    }
+    if !is_same(spec, "clusterIP") {
+        // Whoever changes the one and repeats the other knows only the one.
+        if is_same(spec, "clusterIPs") {
+            let address = spec.get("clusterIP").cloned().unwrap_or_default();
+            spec.insert("clusterIPs".into(), json!([address]));
+        }
+    } else if unset(spec, "clusterIPs") && !addresses.is_null() {
+        spec.insert("clusterIPs".into(), addresses.clone());
+    }
+    for field in FAMILIES {
+        if unset(spec, field) && before.get(field).is_some() {
+            spec.insert(field.into(), old(field));
+        }
+    }
+    // Wanting a single stack is enough to give up the second one.
+    let single = |policy: Option<&Value>| policy.is_some_and(|policy| policy == "SingleStack");
+    if single(spec.get("ipFamilyPolicy")) && !single(before.get("ipFamilyPolicy")) {
+        for field in ["clusterIPs", "ipFamilies"] {
+            if let Some(values) = spec.get_mut(field).and_then(Value::as_array_mut) {
+                values.truncate(1);
+            }
+        }
+    }
+}
+
+/// Whether each port has a node port.
+fn allocates_node_ports(spec: &Object) -> bool {
+    match spec.get("type").and_then(Value::as_str) {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => spec.get("allocateLoadBalancerNodePorts") != Some(&Value::Bool(false)),
+        _ => false,
+    }
+}
+
+/// The node ports of a spec, as far as there are any.
+fn node_ports(ports: &[Value]) -> Vec<i64> {
+    let numbers = ports.iter().filter_map(|port| int(port, "/nodePort"));
+    numbers.filter(|number| *number != 0).collect()
+}
+
+/// Ports that come without a node port keep the one that the port of their name had, unless another uses it now.
+fn keep_node_ports(spec: &mut Object, before: &Value) {
+    if !allocates_node_ports(spec) || !before.as_object().is_some_and(allocates_node_ports) {
+        return;
+    }
+    let olds = super::access::list(before, "/ports");
+    let now = spec.get("ports").and_then(Value::as_array);
+    let now = node_ports(now.map_or(&[], Vec::as_slice));
+    let mut used = node_ports(olds);
+    used.retain(|number| now.contains(number));
     for port in each(spec, "ports") {
         if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0 {
             continue;
         }
-        let found = olds
-            .iter()
-            .find(|o| o.get("port") == port.get("port") && o.get("protocol") == port.get("protocol"))
-            .and_then(|o| int(o, "/nodePort"));
-        if let Some(node_port) = found.filter(|n| *n != 0 && !taken.contains(n)) {
-            port.insert("nodePort".into(), node_port.into());
+        let name = port.get("name").and_then(Value::as_str).unwrap_or("");
+        let found = olds.iter().rev().find(|old| text(old, "/name") == name);
+        let number = found.and_then(|old| int(old, "/nodePort")).unwrap_or(0);
+        if number != 0 && !used.contains(&number) {
+            port.insert("nodePort".into(), number.into());
+            used.push(number);
+        }
+    }
+}
+
+/// A type without node ports drops those that were allocated. A client that brings others means them.
+fn release_node_ports(spec: &mut Object, before: &Value) {
+    let has = |kind: Option<&Value>| kind.is_some_and(|kind| kind == "NodePort" || kind == "LoadBalancer");
+    if has(spec.get("type")) || !has(before.get("type")) {
+        return;
+    }
+    let then = node_ports(super::access::list(before, "/ports"));
+    let now = spec.get("ports").and_then(Value::as_array);
+    let now = node_ports(now.map_or(&[], Vec::as_slice));
+    if now.iter().all(|number| then.contains(number)) {
+        for port in each(spec, "ports") {
+            port.remove("nodePort");
         }
     }
 }

@@ -117,9 +117,6 @@ pub(super) async fn change(
             .as_ref()
             .filter(|_| early)
             .and_then(|parts| track(parts, &new));
-        if context.info.subresource.is_empty() {
-            api.inherit(&resource, &mut new, &old);
-        }
         let attributes = Attributes::new(context, Operation::Update);
         context.api.admit(&attributes, &mut new, Some(&old)).await?;
         resource.strategy.default(&mut new);

@@ -98,17 +98,3 @@ fn node_ports() {
         "{refused}"
     );
 }
-
-#[test]
-fn an_update_inherits_what_it_leaves_out() {
-    let old = json!({
-        "type": "NodePort", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ipFamilies": ["IPv4"],
-        "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}],
-    });
-    let mut new = json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]});
-    inherit(&mut new, &old);
-    assert_eq!(new, old);
-    let mut external = json!({"type": "ExternalName"});
-    inherit(&mut external, &old);
-    assert_eq!(external, json!({"type": "ExternalName"}));
-}

@@ -11,7 +11,6 @@ use std::net::IpAddr;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 pub(super) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
-const KUBELET_PORT: i64 = 10_250;
 
 pub(super) fn service(obj: &Value, errors: &mut ErrorList) {
     let kind = text(obj, "/spec/type");
@@ -21,18 +20,9 @@ pub(super) fn service(obj: &Value, errors: &mut ErrorList) {
         errors.required("spec.ports", "");
     }
     match kind {
-        "LoadBalancer" | "NodePort" => {
-            // Clouds that open too much would show the kubelet to the world.
-            let exposes = |port: &Value| kind == "LoadBalancer" && int(port, "/port") == Some(KUBELET_PORT);
-            for (i, _) in ports.iter().enumerate().filter(|(_, port)| exposes(port)) {
-                let detail =
-                    format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet");
-                errors.invalid(format!("spec.ports[{i}]"), KUBELET_PORT, detail);
-            }
-            if is_headless(obj) {
-                let detail = format!("may not be set to 'None' for {kind} services");
-                errors.invalid("spec.clusterIPs[0]", "None", detail);
-            }
+        "LoadBalancer" | "NodePort" if is_headless(obj) => {
+            let detail = format!("may not be set to 'None' for {kind} services");
+            errors.invalid("spec.clusterIPs[0]", "None", detail);
         }
         "ExternalName" => external_name(obj, errors),
         _ => {}
@@ -53,8 +43,11 @@ pub(super) fn service(obj: &Value, errors: &mut ErrorList) {
     for (i, address) in list(obj, "/spec/externalIPs").iter().enumerate() {
         let path = format!("spec.externalIPs[{i}]");
         let address = address.as_str().unwrap_or("");
+        let before = errors.len();
         ip(address, &path, errors);
-        special_ranges(address, &path, errors);
+        if errors.len() == before {
+            special_ranges(address, &path, errors);
+        }
     }
     if errors.present("spec.type", kind) {
         errors.one_of("spec.type", kind, &TYPES);
@@ -66,7 +59,7 @@ pub(super) fn service(obj: &Value, errors: &mut ErrorList) {
 
 /// Whether there is to be no cluster IP.
 fn is_headless(obj: &Value) -> bool {
-    text(obj, "/spec/clusterIP") == "None" || text(obj, "/spec/clusterIPs/0") == "None"
+    matches!(list(obj, "/spec/clusterIPs"), [only] if only == "None")
 }
 
 /// Whether something outside the cluster may come in.
@@ -107,7 +100,7 @@ fn external_name(obj: &Value, errors: &mut ErrorList) {
             errors.forbidden(format!("spec.{field}"), NOT_HERE);
         }
     }
-    if !text(obj, "/spec/ipFamilyPolicy").is_empty() {
+    if obj.pointer("/spec/ipFamilyPolicy").is_some() {
         errors.forbidden("spec.ipFamilyPolicy", NOT_HERE);
     }
     let name = text(obj, "/spec/externalName");
@@ -288,8 +281,7 @@ fn traffic(obj: &Value, errors: &mut ErrorList) {
     } else if matches!(text(obj, "/spec/type"), "ClusterIP" | "LoadBalancer" | "NodePort") {
         errors.required("spec.internalTrafficPolicy", "");
     }
-    let distribution = text(obj, "/spec/trafficDistribution");
-    if !distribution.is_empty() {
+    if let Some(distribution) = obj.pointer("/spec/trafficDistribution").and_then(Value::as_str) {
         let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
         errors.one_of("spec.trafficDistribution", distribution, &supported);
     }
@@ -303,10 +295,16 @@ fn cluster_ips(obj: &Value, errors: &mut ErrorList) {
     }
     let addresses = list(obj, "/spec/clusterIPs");
     let (single, first) = (text(obj, "/spec/clusterIP"), text(obj, "/spec/clusterIPs/0"));
-    if !addresses.is_empty() && single != first {
-        errors.invalid("spec.clusterIP", single, "must match spec.clusterIPs[0]");
-    } else if addresses.is_empty() && !single.is_empty() && single != "None" {
-        ip(single, "spec.clusterIP", errors);
+    match (single.is_empty(), addresses.is_empty()) {
+        (false, true) => errors.required(path, ""),
+        (false, false) if single != first => {
+            errors.invalid(path, addresses.to_vec(), "first value must match `clusterIP`");
+        }
+        (true, false) => {
+            let detail = "must be empty when `clusterIP` is not specified";
+            errors.invalid(path, addresses.to_vec(), detail);
+        }
+        _ => {}
     }
     let families = list(obj, "/spec/ipFamilies");
     for (i, family) in families.iter().enumerate() {
@@ -316,14 +314,14 @@ fn cluster_ips(obj: &Value, errors: &mut ErrorList) {
             errors.duplicate(at, family.clone());
         }
     }
-    let policy = text(obj, "/spec/ipFamilyPolicy");
-    if !policy.is_empty() {
+    if let Some(policy) = obj.pointer("/spec/ipFamilyPolicy").and_then(Value::as_str) {
         let supported = ["PreferDualStack", "RequireDualStack", "SingleStack"];
         errors.one_of("spec.ipFamilyPolicy", policy, &supported);
     }
     let before = errors.len();
     for (i, address) in addresses.iter().enumerate() {
         match address.as_str().unwrap_or("") {
+            // Alone and first.
             "None" if i == 0 => {
                 if addresses.len() > 1 {
                     errors.invalid(
@@ -336,18 +334,22 @@ fn cluster_ips(obj: &Value, errors: &mut ErrorList) {
             address => ip(address, &format!("{path}[{i}]"), errors),
         }
     }
+    let unreadable = errors.len() > before;
     if addresses.len() > 2 {
         errors.invalid(path, addresses.to_vec(), "may only hold up to 2 values");
     }
-    if errors.len() > before {
+    // More would only be said of what cannot be read.
+    if unreadable {
         return;
     }
     let parsed: Vec<IpAddr> = addresses
         .iter()
         .filter_map(|a| a.as_str()?.parse().ok())
         .collect();
-    if let [a, b] = parsed[..]
-        && a.is_ipv4() == b.is_ipv4()
+    if parsed.len() > 1
+        && parsed
+            .iter()
+            .all(|address| address.is_ipv4() == parsed[0].is_ipv4())
     {
         let detail = "may specify no more than one IP for each IP family";
         errors.invalid(path, addresses.to_vec(), detail);
@@ -366,8 +368,14 @@ fn cluster_ips(obj: &Value, errors: &mut ErrorList) {
 pub(super) fn service_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     let named = |obj: &Value| text(obj, "/spec/type") == "ExternalName";
     if !named(new) && !named(old) {
-        kept_or_released(new, old, "clusterIPs", "clusterIP", errors);
-        kept_or_released(new, old, "ipFamilies", "ipFamily", errors);
+        let (headless, before) = (is_headless(new), is_headless(old));
+        if !(headless && before) {
+            kept_addresses(new, old, errors);
+        }
+        // Without addresses the families may change.
+        if !headless && !before {
+            kept_families(new, old, errors);
+        }
     }
     if is_balanced(new) && is_balanced(old) {
         let class = |obj: &Value| {
@@ -386,23 +394,52 @@ pub(super) fn service_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     service(new, errors);
 }
 
-/// The first value stays; a second one comes, or goes with the wish for a single stack.
-fn kept_or_released(new: &Value, old: &Value, field: &str, one: &str, errors: &mut ErrorList) {
-    let path = format!("spec.{field}");
-    let pointer = format!("/spec/{field}");
-    let (now, then) = (list(new, &pointer), list(old, &pointer));
+const ONCE: &str = "may not change once set";
+
+/// The first address stays; a second one comes, or goes with the wish for a single stack.
+fn kept_addresses(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let path = "spec.clusterIPs";
+    let (now, then) = (list(new, "/spec/clusterIPs"), list(old, "/spec/clusterIPs"));
     if now.is_empty() && !then.is_empty() {
-        let detail = format!("primary {one} can not be unset");
+        let detail = "primary clusterIP can not be unset";
         return errors.invalid(format!("{path}[0]"), Value::Null, detail);
     }
     let same_length = now.len() == then.len();
     for (i, (n, t)) in now.iter().zip(then).enumerate() {
         if n != t && (i == 0 || same_length) {
-            errors.invalid(format!("{path}[{i}]"), now.to_vec(), "may not change once set");
+            errors.invalid(format!("{path}[{i}]"), now.to_vec(), ONCE);
         }
     }
-    let policy = text(new, "/spec/ipFamilyPolicy");
-    if then.len() > now.len() && now.len() == 1 && policy != "SingleStack" {
+    if then.len() > now.len() && now.len() == 1 {
+        released(new, "clusterIP", errors);
+    }
+}
+
+/// The same of the families. Upstream blames the first for each, and shows addresses where their number changed.
+fn kept_families(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let path = "spec.ipFamilies[0]";
+    let (now, then) = (list(new, "/spec/ipFamilies"), list(old, "/spec/ipFamilies"));
+    if now.len() == then.len() {
+        for _ in now.iter().zip(then).filter(|(n, t)| n != t) {
+            errors.invalid(path, now.to_vec(), ONCE);
+        }
+        return;
+    }
+    let addresses = list(new, "/spec/clusterIPs");
+    if now.len() < then.len() && addresses.is_empty() {
+        let shown = new.pointer("/spec/ipFamilies").cloned().unwrap_or_default();
+        errors.invalid(path, shown, "primary ipFamily can not be unset");
+    }
+    if now.first().zip(then.first()).is_some_and(|(n, t)| n != t) {
+        errors.invalid(path, addresses.to_vec(), ONCE);
+    }
+    if now.len() < then.len() && now.len() == 1 {
+        released(new, "ipFamily", errors);
+    }
+}
+
+fn released(new: &Value, one: &str, errors: &mut ErrorList) {
+    if text(new, "/spec/ipFamilyPolicy") != "SingleStack" {
         let shown = new.pointer("/spec/ipFamilyPolicy").cloned().unwrap_or_default();
         let detail = format!("must be set to 'SingleStack' when releasing the secondary {one}");
         errors.invalid("spec.ipFamilyPolicy", shown, detail);
@@ -414,27 +451,20 @@ pub(super) fn service_status(new: &Value, _: &Value, errors: &mut ErrorList) {
     let path = "status.loadBalancer.ingress";
     let ingress = list(new, "/status/loadBalancer/ingress");
     if !is_balanced(new) && !ingress.is_empty() {
-        let detail = "may only be used when `spec.type` is \"LoadBalancer\"";
-        errors.forbidden(path, detail);
+        let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+        return errors.forbidden(path, detail);
     }
     for (i, point) in ingress.iter().enumerate() {
         let (address, mode) = (text(point, "/ip"), text(point, "/ipMode"));
         if !address.is_empty() {
             ip(address, &format!("{path}[{i}].ip"), errors);
         }
-        if !mode.is_empty() {
-            errors.one_of(&format!("{path}[{i}].ipMode"), mode, &["Proxy", "VIP"]);
-        } else if !address.is_empty() && point.get("ipMode").is_none() {
-            errors.required(
-                format!("{path}[{i}].ipMode"),
-                "must be specified when `ip` is set",
-            );
-        }
-        if !mode.is_empty() && address.is_empty() {
-            errors.forbidden(
-                format!("{path}[{i}].ipMode"),
-                "may not be specified when `ip` is not set",
-            );
+        let at = format!("{path}[{i}].ipMode");
+        match (point.get("ipMode").is_some(), address.is_empty()) {
+            (false, false) => errors.required(at, "must be specified when `ip` is set"),
+            (true, true) => errors.forbidden(at, "may not be specified when `ip` is not set"),
+            (true, false) => errors.one_of(&at, mode, &["Proxy", "VIP"]),
+            (false, true) => {}
         }
         let host = text(point, "/hostname");
         if !host.is_empty() {
@@ -453,14 +483,15 @@ pub(super) fn service_status(new: &Value, _: &Value, errors: &mut ErrorList) {
 /// Addresses that must not be reached through the cluster's name for them.
 pub(super) fn special_ranges(address: &str, path: &str, errors: &mut ErrorList) {
     let Ok(parsed) = address.parse::<IpAddr>() else {
-        return;
+        return errors.invalid(path, address, "must be a valid IP address");
     };
     let (link_local, multicast) = match parsed {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] == 0xff02),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
     };
+    let unspecified = format!("may not be unspecified ({address})");
     let details = [
-        (parsed.is_unspecified(), "may not be unspecified (0.0.0.0 or ::)"),
+        (parsed.is_unspecified(), unspecified.as_str()),
         (
             parsed.is_loopback(),
             "may not be in the loopback range (127.0.0.0/8, ::1/128)",
