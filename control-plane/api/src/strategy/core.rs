@@ -57,7 +57,7 @@ pub(super) static NAMESPACE: Kind = Kind::cluster("io.k8s.api.core.v1.Namespace"
                 *new = old.clone();
             }
         },
-        validate: |_, new, _, errors| validate::finalize(new, errors),
+        validate: |_, new, _, errors| validate::finalized_namespace(new, errors),
     })
     .selectable(|obj| {
         vec![
@@ -93,6 +93,7 @@ pub(super) static NODE: Kind = Kind::cluster("io.k8s.api.core.v1.Node")
     })
     .validates(validate::node)
     .validates_update(validate::node_update)
+    .validates_status(validate::node_update)
     .selectable(|obj| {
         vec![(
             "spec.unschedulable",

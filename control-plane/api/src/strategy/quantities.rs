@@ -74,7 +74,8 @@ pub(crate) fn resource_name(name: &str, path: &str, errors: &mut ErrorList) {
         || CONTAINER.contains(&name)
         || COUNTED.contains(&name)
         || SUMMED.contains(&name)
-        || is_huge_page(name);
+        || is_huge_page(name)
+        || name.starts_with("requests.hugepages-");
     if !name.contains('/') && !standard {
         let detail = "must be a standard resource type or fully qualified";
         errors.invalid(path, name, detail);

@@ -36,20 +36,41 @@ pub(super) static PERSISTENT_VOLUME_CLAIM: Kind =
     Kind::namespaced("io.k8s.api.core.v1.PersistentVolumeClaim")
         .status()
         .defaults(|obj| {
-            let spec = ensure(obj, "spec");
-            set(spec, "volumeMode", "Filesystem");
-            mirror_data_source(spec);
+            set(ensure(obj, "spec"), "volumeMode", "Filesystem");
             set(ensure(obj, "status"), "phase", "Pending");
         })
         .prepares_create(|traits, obj| {
             generic_prepare_for_create(traits, obj);
             obj["status"] = json!({"phase": "Pending"});
+            data_sources(obj, None);
+        })
+        .prepares_update(|traits, new, old| {
+            super::generic_prepare_for_update(traits, new, old);
+            data_sources(new, Some(old));
         })
         .validates(volume::claim)
         .validates_update(volume::claim_update)
         .validates_status(volume::claim_status);
 
-/// `dataSource` and `dataSourceRef` say the same unless the latter names another namespace.
+/// `dataSource` and `dataSourceRef` say the same unless the latter names another namespace. Only the latter can name what is
+/// neither a claim nor a snapshot: `dataSource` has always been dropped then, unless the claim had one before.
+fn data_sources(obj: &mut Value, old: Option<&Value>) {
+    const SNAPSHOT: (&str, &str) = ("snapshot.storage.k8s.io", "VolumeSnapshot");
+    let had = ["dataSource", "dataSourceRef"]
+        .iter()
+        .any(|field| old.is_some_and(|old| old["spec"].get(field).is_some()));
+    let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
+    if let (false, Some(source)) = (had, spec.get("dataSource")) {
+        let of = (text(source, "/apiGroup"), text(source, "/kind"));
+        if of != ("", "PersistentVolumeClaim") && of != SNAPSHOT {
+            spec.remove("dataSource");
+        }
+    }
+    mirror_data_source(spec);
+}
+
 fn mirror_data_source(spec: &mut Object) {
     match (
         spec.get("dataSource").cloned(),

@@ -2,6 +2,7 @@
 
 use crate::quantity::Quantity;
 use crate::strategy::access::{int, list, text};
+use crate::strategy::quantities::container_resource_name;
 use crate::validation::ErrorList;
 use crate::validation::text::{label_problems, path_segment_problems};
 use serde_json::Value;
@@ -181,6 +182,9 @@ fn source(kind: &str, source: &Value, path: &str, errors: &mut ErrorList) {
         }
         _ if text(source, "/name").is_empty() => {
             errors.required(format!("{path}.name"), "must specify a resource name");
+        }
+        "containerResource" => {
+            container_resource_name(text(source, "/name"), &format!("{path}.name"), errors);
         }
         _ => {}
     }

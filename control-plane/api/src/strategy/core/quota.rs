@@ -26,7 +26,7 @@ const POD_RESOURCES: [&str; 7] = [
     "requests.cpu",
     "requests.memory",
 ];
-const EXISTENCE_ONLY: &str = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+const EXISTENCE_ONLY: &str = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
 
 pub(super) fn resource_quota(obj: &Value, errors: &mut ErrorList) {
     spec(obj, errors);

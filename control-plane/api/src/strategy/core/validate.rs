@@ -2,7 +2,7 @@
 
 use crate::meta;
 use crate::strategy::access::{int, is_true, list, map, text};
-use crate::strategy::quantities::{resource_amount, resource_name};
+use crate::strategy::quantities::resource_amount;
 use crate::validation::net::{cidr, parse_cidr};
 use crate::validation::text::{
     config_key_problems, label_value_problems, qualified_name_problems, subdomain_problems,
@@ -20,14 +20,15 @@ const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Finalizers that need no domain.
 const NAMESPACE_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
 
+/// A new namespace.
 pub(super) fn namespace(obj: &Value, errors: &mut ErrorList) {
     for finalizer in list(obj, "/spec/finalizers") {
         namespace_finalizer(finalizer, "spec.finalizers", errors);
     }
 }
 
-/// The finalizers that `finalize` has left.
-pub(super) fn finalize(obj: &Value, errors: &mut ErrorList) {
+/// A namespace whose finalizers are replaced.
+pub(super) fn finalized_namespace(obj: &Value, errors: &mut ErrorList) {
     for (i, finalizer) in list(obj, "/spec/finalizers").iter().enumerate() {
         namespace_finalizer(finalizer, &format!("spec.finalizers[{i}]"), errors);
     }
@@ -55,17 +56,26 @@ pub(super) fn namespace_status(new: &Value, _: &Value, errors: &mut ErrorList) {
     }
 }
 
+/// A new node.
 pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
+    taints(obj, errors);
+    node_amounts(obj, errors);
+    pod_cidrs(list(obj, "/spec/podCIDRs"), errors);
+}
+
+/// Each pair of key and effect once. Upstream looks for them in the metadata.
+fn taints(obj: &Value, errors: &mut ErrorList) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, taint) in list(obj, "/spec/taints").iter().enumerate() {
-        let path = format!("spec.taints[{i}]");
+        let path = format!("metadata.taints[{i}]");
         let (key, effect) = (text(taint, "/key"), text(taint, "/effect"));
         errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
         let value = text(taint, "/value");
-        errors.problems(&format!("{path}.value"), value, label_value_problems(value));
-        if effect.is_empty() {
-            errors.push(FieldError::required(format!("{path}.effect"), ""));
-        } else {
+        let problems = label_value_problems(value);
+        if !problems.is_empty() {
+            errors.invalid(format!("{path}.value"), value, problems.join(";"));
+        }
+        if errors.present(&format!("{path}.effect"), effect) {
             errors.one_of(&format!("{path}.effect"), effect, &EFFECTS);
         }
         if seen.contains(&(key, effect)) {
@@ -75,12 +85,12 @@ pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
         }
         seen.push((key, effect));
     }
-    pod_cidrs(list(obj, "/spec/podCIDRs"), errors);
+}
+
+fn node_amounts(obj: &Value, errors: &mut ErrorList) {
     for kind in ["capacity", "allocatable"] {
         for (name, value) in map(obj, &format!("/status/{kind}")).into_iter().flatten() {
-            let path = format!("status.{kind}[{name}]");
-            resource_name(name, &path, errors);
-            resource_amount(name, value, &path, errors);
+            resource_amount(name, value, &format!("status.{kind}.{name}"), errors);
         }
     }
 }
@@ -103,18 +113,31 @@ fn pod_cidrs(cidrs: &[Value], errors: &mut ErrorList) {
     }
 }
 
+/// What a node is, once it is known, stays; its status and its spec are checked whichever of the two is written.
 pub(super) fn node_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    node_amounts(new, errors);
+    let addresses = list(new, "/status/addresses");
+    for (i, address) in addresses.iter().enumerate() {
+        if addresses[..i].contains(address) {
+            errors.duplicate(format!("status.addresses[{i}]"), address.clone());
+        }
+    }
     let cidrs = |obj: &Value| list(obj, "/spec/podCIDRs").to_vec();
     if !cidrs(old).is_empty() && cidrs(new) != cidrs(old) {
         let detail = "node updates may not change podCIDR except from \"\" to valid";
-        errors.push(FieldError::forbidden("spec.podCIDRs", detail));
+        errors.forbidden("spec.podCIDRs", detail);
+    } else if cidrs(new) != cidrs(old) {
+        pod_cidrs(&cidrs(new), errors);
     }
     let (now, then) = (text(new, "/spec/providerID"), text(old, "/spec/providerID"));
     if !then.is_empty() && now != then {
         let detail = "node updates may not change providerID except from \"\" to valid";
-        errors.push(FieldError::forbidden("spec.providerID", detail));
+        errors.forbidden("spec.providerID", detail);
     }
-    node(new, errors);
+    taints(new, errors);
+    if text(new, "/spec/externalID") != text(old, "/spec/externalID") {
+        errors.forbidden("spec.externalID", "may not be updated");
+    }
 }
 
 pub(super) fn config_map(obj: &Value, errors: &mut ErrorList) {
@@ -193,7 +216,9 @@ pub(super) fn secret(obj: &Value, errors: &mut ErrorList) {
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
         "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => docker_config(data, ".dockerconfigjson", errors),
-        "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
+        "kubernetes.io/ssh-auth" if text(obj, "/data/ssh-privatekey").is_empty() => {
+            errors.required("data[ssh-privatekey]", "");
+        }
         "kubernetes.io/basic-auth" if !has("username") && !has("password") => need(&["username", "password"]),
         "kubernetes.io/service-account-token" => {
             let key = "kubernetes.io/service-account.name";

@@ -7,7 +7,7 @@ use crate::schema::TypeRef;
 use crate::strategy::access::{list, map, text};
 use crate::strategy::pod::validate::{label_selector, node_selector};
 use crate::validation::text::{label_problems, qualified_name_problems, subdomain_problems};
-use crate::validation::{ErrorList, NOT_NEGATIVE};
+use crate::validation::{ErrorList, FIELD_IMMUTABLE};
 use serde_json::Value;
 
 const ACCESS_MODES: [&str; 4] = [
@@ -35,7 +35,8 @@ fn access_modes(spec: &Value, why: &str, path: &str, errors: &mut ErrorList) {
     for mode in modes {
         errors.one_of(&path, mode.as_str().unwrap_or(""), &ACCESS_MODES);
     }
-    if modes.len() > 1 && modes.iter().any(|m| m == "ReadWriteOncePod") {
+    let other = |mode: &Value| mode != "ReadWriteOncePod" && ACCESS_MODES.iter().any(|known| mode == known);
+    if modes.iter().any(other) && modes.iter().any(|m| m == "ReadWriteOncePod") {
         errors.forbidden(path, "may not use ReadWriteOncePod with other access modes");
     }
 }
@@ -221,12 +222,55 @@ pub(super) fn persistent_volume_update(new: &Value, old: &Value, errors: &mut Er
     }
     errors.immutable("volumeMode", new.get("volumeMode"), old.get("volumeMode"));
     if let Some(before) = old.get("nodeAffinity") {
-        errors.immutable("nodeAffinity", new.get("nodeAffinity"), Some(before));
+        let now = new.get("nodeAffinity");
+        if !now.is_some_and(|now| same_affinity(now, before)) {
+            let detail = format!("{FIELD_IMMUTABLE}, except for updating from beta label to GA");
+            errors.invalid("nodeAffinity", now.cloned().unwrap_or_default(), detail);
+        }
     }
     let class = "volumeAttributesClassName";
     if old.get(class).is_some() && new.get(class).is_none() {
         let detail = "update from non-nil value to nil is forbidden";
         errors.forbidden(format!("spec.{class}"), detail);
+    }
+}
+
+/// Labels of nodes that were renamed when they became stable.
+const STABLE_LABELS: [(&str, &str); 5] = [
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/zone",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "topology.kubernetes.io/region",
+    ),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    (
+        "beta.kubernetes.io/instance-type",
+        "node.kubernetes.io/instance-type",
+    ),
+];
+
+/// Whether two affinities differ in nothing but the stable names of labels.
+fn same_affinity(now: &Value, then: &Value) -> bool {
+    match (now, then) {
+        (Value::Object(a), Value::Object(b)) => {
+            let renamed = |field: &str, now: &Value, then: &Value| {
+                let pair = (then.as_str().unwrap_or(""), now.as_str().unwrap_or(""));
+                field == "key" && STABLE_LABELS.contains(&pair)
+            };
+            a.len() == b.len()
+                && a.iter().all(|(field, now)| {
+                    b.get(field)
+                        .is_some_and(|then| renamed(field, now, then) || same_affinity(now, then))
+                })
+        }
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(now, then)| same_affinity(now, then))
+        }
+        _ => now == then,
     }
 }
 
@@ -310,9 +354,13 @@ pub(super) fn claim_update(new: &Value, old: &Value, errors: &mut ErrorList) {
         class(old).is_none() && class(new).is_some_and(|class| before.is_empty() || class == before.as_str());
     if annotation != before && !(may_class && annotation.is_empty()) {
         let path = format!("metadata.annotations[{CLASS_ANNOTATION}]");
-        errors.invalid(path, annotation, crate::validation::FIELD_IMMUTABLE);
+        errors.invalid(path, annotation, FIELD_IMMUTABLE);
     }
-    let mut ignored = vec!["volumeAttributesClassName"];
+    let bound = text(new, "/status/phase") == "Bound";
+    let mut ignored = Vec::new();
+    if bound && now.get("volumeAttributesClassName").is_some() {
+        ignored.push("volumeAttributesClassName");
+    }
     if text(&then, "/volumeName").is_empty() {
         ignored.push("volumeName");
     }
@@ -327,7 +375,7 @@ pub(super) fn claim_update(new: &Value, old: &Value, errors: &mut ErrorList) {
             spec.remove(*field);
         }
     }
-    if text(new, "/status/phase") == "Bound" {
+    if bound {
         for spec in [&mut now, &mut then] {
             if let Some(requests) = spec
                 .pointer_mut("/resources/requests")
@@ -373,23 +421,38 @@ pub(super) fn claim_update(new: &Value, old: &Value, errors: &mut ErrorList) {
 
 /// What binders and resizers report.
 pub(super) fn claim_status(new: &Value, _: &Value, errors: &mut ErrorList) {
-    for field in ["capacity", "allocatedResources"] {
-        for (name, amount) in map(new, &format!("/status/{field}")).into_iter().flatten() {
-            let path = format!("status.{field}[{name}]");
-            let negative = amount
-                .as_str()
-                .is_some_and(|a| Quantity::parse(a).is_ok_and(|q| q.signum() < 0));
-            if negative {
-                errors.invalid(path, amount.clone(), NOT_NEGATIVE);
-            }
-        }
+    for (name, amount) in map(new, "/status/capacity").into_iter().flatten() {
+        basic_amount(amount, &format!("status.capacity[{name}]"), errors);
     }
     let states = map(new, "/status/allocatedResourceStatuses");
     for (name, state) in states.into_iter().flatten() {
         let path = "status.allocatedResourceStatus";
-        errors.problems(path, name, qualified_name_problems(name));
+        claimed_resource(name, path, errors);
         if !RESIZE_STATES.contains(&state.as_str().unwrap_or("")) {
             errors.one_of(path, name, &RESIZE_STATES);
         }
+    }
+    for (name, amount) in map(new, "/status/allocatedResources").into_iter().flatten() {
+        let path = "status.allocatedResources";
+        if claimed_resource(name, path, errors) {
+            basic_amount(amount, &format!("{path}[{name}]"), errors);
+        }
+    }
+}
+
+/// Of the resources that Kubernetes knows a claim has storage alone; tells whether the name is one for claims.
+fn claimed_resource(name: &str, path: &str, errors: &mut ErrorList) -> bool {
+    let before = errors.len();
+    errors.problems(path, name, qualified_name_problems(name));
+    if errors.len() == before && (!name.contains('/') || name.contains("kubernetes.io/")) {
+        errors.one_of(path, name, &["storage"]);
+    }
+    errors.len() == before
+}
+
+fn basic_amount(amount: &Value, path: &str, errors: &mut ErrorList) {
+    let amount = amount.as_str().and_then(|amount| Quantity::parse(amount).ok());
+    if let Some(amount) = amount.filter(|amount| amount.value() < 0) {
+        errors.invalid(path, amount.value(), "must be a valid resource quantity");
     }
 }

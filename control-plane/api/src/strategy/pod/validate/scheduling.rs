@@ -2,7 +2,9 @@
 
 use crate::meta::validate_labels;
 use crate::strategy::access::{int, list, map, text};
-use crate::validation::text::{label_problems, qualified_name_problems, subdomain_problems};
+use crate::validation::text::{
+    label_problems, label_value_problems, qualified_name_problems, subdomain_problems,
+};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
@@ -271,6 +273,10 @@ pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut ErrorLis
         }
         let key = text(requirement, "/key");
         errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+        for (j, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or("");
+            errors.problems(&format!("{path}.values[{j}]"), value, label_value_problems(value));
+        }
     }
 }
 
@@ -304,7 +310,15 @@ pub(crate) fn tolerations(tolerations: &[Value], path: &str, errors: &mut ErrorL
                 let detail = "value must be empty when `operator` is 'Exists'";
                 errors.push(FieldError::invalid(format!("{path}.operator"), t, detail));
             }
-            "" | "Equal" | "Exists" => {}
+            "Exists" => {}
+            "" | "Equal" => {
+                let value = text(t, "/value");
+                let problems = label_value_problems(value);
+                if !problems.is_empty() {
+                    // Upstream blames the operator.
+                    errors.invalid(format!("{path}.operator"), value, problems.join(";"));
+                }
+            }
             other => errors.one_of(&format!("{path}.operator"), other, &["Equal", "Exists"]),
         }
         let effect = text(t, "/effect");
