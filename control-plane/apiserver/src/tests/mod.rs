@@ -18,6 +18,7 @@ mod objects;
 mod recorded;
 mod services;
 mod sockets;
+mod templates;
 mod watches;
 mod wire;
 
