@@ -138,10 +138,10 @@ pub fn controller_of(obj: &Value) -> Option<&Value> {
 
 mod rules;
 
-pub(crate) use rules::validate_labels;
 pub use rules::{
     NameRule, carry_over, resource_version_required, validate_object_meta, validate_object_meta_update,
 };
+pub(crate) use rules::{validate_conditions, validate_labels};
 
 #[cfg(test)]
 mod tests {

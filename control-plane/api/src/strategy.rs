@@ -168,9 +168,9 @@ pub trait Strategy: Sync + Send {
         generic_reset_fields(self.traits(), subresource)
     }
 
-    /// Warnings for the creator or updater of the object.
-    fn warnings(&self, obj: &Value) -> Vec<String> {
-        let _ = obj;
+    /// Warnings for the creator of the object, or for the updater of the `old` one.
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let _ = (obj, old);
         Vec::new()
     }
 

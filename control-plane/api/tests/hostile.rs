@@ -200,7 +200,10 @@ fn exercise(resource: &Resource, seed: u64) -> bool {
     let _ = strategy.validate_update(&update, &object).message();
     strategy.prepare_for_status_update(&mut status, &object);
     let _ = strategy.validate_status_update(&status, &object).message();
-    let _ = (strategy.deletion(&object, Some(-5)), strategy.warnings(&object));
+    let _ = (
+        strategy.deletion(&object, Some(-5)),
+        strategy.warnings(&object, None),
+    );
     for (field, _) in strategy.selectable_fields(&object) {
         assert!(strategy.is_selectable(field));
     }

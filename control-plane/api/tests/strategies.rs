@@ -7,7 +7,8 @@
 //! - `> create EDITS` creates the object with edits made to it, `> update EDITS`, `> status EDITS` and `> SUBRESOURCE EDITS` update
 //!   the created one;
 //! - `> old EDITS` changes what the following updates find;
-//! - `> show POINTER EDITS` creates the object and shows a part of what is stored, `> shown POINTER EDITS` updates the created one.
+//! - `> show POINTER EDITS` creates the object and shows a part of what is stored, `> shown POINTER EDITS` updates the created one;
+//! - `> warn EDITS` tells what the creator is warned of, `> warned EDITS` what the updater is.
 //!
 //! Edits are `/json/pointer=JSON` (`/-` appends), or `-/json/pointer` to remove, with spaces between them (and no ` /` within). The lines
 //! after a `>` are the answer: a message per line, or `ok`. `UPDATE_EXPECT=1` writes the answers down; whoever does that compares
@@ -107,6 +108,14 @@ impl Script {
                 .0;
                 let shown = stored.pointer(pointer).cloned().unwrap_or_default();
                 return serde_json::to_string_pretty(&shown).expect("JSON") + "\n";
+            }
+            "warn" | "warned" => {
+                let strategy = self.resource().strategy;
+                let warnings = match verb {
+                    "warn" => strategy.warnings(&self.create(edits).0, None),
+                    _ => strategy.warnings(&self.update(edits).0, Some(&self.old)),
+                };
+                return warnings.iter().map(|warning| format!("{warning}\n")).collect();
             }
             part => self.update_part(part, edits),
         };

@@ -7,8 +7,8 @@ use super::{
 use crate::status::quote;
 use crate::validation::net::canonical_ip_problem;
 use crate::validation::text::{
-    label_1035_problems, label_problems, label_value_problems, path_segment_problems,
-    qualified_name_problems, subdomain_problems,
+    condition_reason_problem, label_1035_problems, label_problems, label_value_problems,
+    path_segment_problems, qualified_name_problems, subdomain_problems,
 };
 use crate::validation::{ErrorList, FieldError};
 use serde_json::{Map, Value};
@@ -178,6 +178,49 @@ pub(crate) fn validate_labels(labels: Option<&Map<String, Value>>, path: &str, e
         errors.problems(path, key, qualified_name_problems(key));
         let value = value.as_str().unwrap_or("");
         errors.problems(path, value, label_value_problems(value));
+    }
+}
+
+/// Checks conditions of the kind that all APIs share (`metav1.Condition`).
+pub(crate) fn validate_conditions(conditions: &[Value], path: &str, errors: &mut ErrorList) {
+    const MAX_REASON: usize = 1 << 10;
+    const MAX_MESSAGE: usize = 32 << 10;
+    for (i, condition) in conditions.iter().enumerate() {
+        let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or("");
+        let at = |field: &str| format!("{path}[{i}].{field}");
+        let kind = text("type");
+        if conditions[..i]
+            .iter()
+            .any(|other| other["type"] == condition["type"])
+        {
+            errors.duplicate(at("type"), kind);
+        }
+        errors.problems(&at("type"), kind, qualified_name_problems(kind));
+        errors.one_of(&at("status"), text("status"), &["False", "True", "Unknown"]);
+        let generation = condition.get("observedGeneration").and_then(Value::as_i64);
+        if let Some(generation) = generation.filter(|generation| *generation < 0) {
+            let detail = "must be greater than or equal to zero";
+            errors.invalid(at("observedGeneration"), generation, detail);
+        }
+        if text("lastTransitionTime").is_empty() {
+            errors.required(at("lastTransitionTime"), "must be set");
+        }
+        let reason = text("reason");
+        if reason.is_empty() {
+            errors.required(at("reason"), "must be set");
+        } else {
+            errors.problems(
+                &at("reason"),
+                reason,
+                condition_reason_problem(reason).into_iter().collect(),
+            );
+            if reason.len() > MAX_REASON {
+                errors.push(FieldError::too_long(at("reason"), MAX_REASON));
+            }
+        }
+        if text("message").len() > MAX_MESSAGE {
+            errors.push(FieldError::too_long(at("message"), MAX_MESSAGE));
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Deployments, ReplicaSets, ReplicationControllers, DaemonSets, StatefulSets, ControllerRevisions, PodDisruptionBudgets.
 
-use super::access::{each, ensure, int, set};
+use super::access::{each, ensure, int, list, set};
 use super::kind::Kind;
 use super::pod::default::template;
+use super::pod::warnings;
 use super::{ScaleMapping, generic_reset_fields, keep_metadata};
 use crate::meta::{self, NameRule};
 use serde_json::{Value, json};
@@ -19,13 +20,37 @@ const SCALE: ScaleMapping = ScaleMapping {
 };
 
 /// What users are told about the pods that a workload makes.
-pub(super) fn template_warnings(obj: &Value) -> Vec<String> {
-    super::pod::warnings::template(&obj["spec"]["template"], "spec.template.")
+fn template_warnings(obj: &Value, _: Option<&Value>) -> Vec<String> {
+    warnings::template(&obj["spec"]["template"], "spec.template.")
+}
+
+/// The same of a workload whose pods have its name in theirs.
+pub(super) fn named_template_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = warnings::name_of_pods(obj, old);
+    out.extend(template_warnings(obj, old));
+    out
+}
+
+fn stateful_set_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = template_warnings(obj, old);
+    // Upstream names another part of a claim at an update.
+    let part = if old.is_some() { ".Spec" } else { "" };
+    for (i, claim) in list(obj, "/spec/volumeClaimTemplates").iter().enumerate() {
+        let path = format!("spec.volumeClaimTemplates[{i}]{part}");
+        out.extend(super::storage::claim_warning(&claim["spec"], &path));
+    }
+    if int(obj, "/spec/revisionHistoryLimit").is_some_and(|limit| limit < 0) {
+        out.push(
+            "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                .into(),
+        );
+    }
+    out
 }
 
 /// Deployments.
 pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deployment")
-    .warns(template_warnings)
+    .warns(named_template_warnings)
     .status()
     .generation(SPEC)
     .defaults(|obj| {
@@ -57,7 +82,7 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
 
 /// ReplicaSets.
 pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.ReplicaSet")
-    .warns(template_warnings)
+    .warns(named_template_warnings)
     .status()
     .generation(SPEC)
     .defaults(|obj| {
@@ -82,7 +107,7 @@ pub(super) static REPLICA_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Repli
 
 /// ReplicationControllers: labels and selector come from the template.
 pub(super) static REPLICATION_CONTROLLER: Kind = Kind::namespaced("io.k8s.api.core.v1.ReplicationController")
-    .warns(template_warnings)
+    .warns(named_template_warnings)
     .status()
     .generation(SPEC)
     .orphans()
@@ -165,7 +190,7 @@ fn stamp_template_generation(obj: &mut Value, generation: i64) {
 
 /// StatefulSets.
 pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.StatefulSet")
-    .warns(template_warnings)
+    .warns(stateful_set_warnings)
     .name(NameRule::Label)
     .status()
     .generation(SPEC)

@@ -3,6 +3,7 @@
 use super::access::{Object, child, each, ensure, int, set};
 use super::kind::Kind;
 use super::pod::default::template;
+use super::pod::warnings;
 use super::{Traits, generic_prepare_for_create};
 use crate::meta;
 use serde_json::Value;
@@ -16,7 +17,11 @@ const SPEC: &[&str] = &["spec"];
 
 /// Jobs.
 pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
-    .warns(super::apps::template_warnings)
+    .warns(|obj, old| {
+        let mut out = warnings::name_of_pods(obj, old);
+        out.extend(job::warnings(&obj["spec"], "spec"));
+        out
+    })
     .status()
     .generation(SPEC)
     .orphans()
@@ -103,9 +108,14 @@ fn create_job(traits: &Traits, obj: &mut Value) {
 
 /// CronJobs.
 pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob")
-    .warns(|obj| {
-        let template = &obj["spec"]["jobTemplate"]["spec"]["template"];
-        super::pod::warnings::template(template, "spec.jobTemplate.spec.template.")
+    .warns(|obj, old| {
+        let mut out = warnings::name_of_pods(obj, old);
+        let spec = &obj["spec"]["jobTemplate"]["spec"];
+        out.extend(job::warnings(spec, "spec.jobTemplate.spec"));
+        if super::access::text(obj, "/spec/schedule").contains("TZ") {
+            out.push(schedule::ZONE_WARNING.into());
+        }
+        out
     })
     .status()
     .generation(SPEC)

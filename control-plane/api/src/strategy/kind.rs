@@ -34,7 +34,7 @@ pub(crate) struct Kind {
     validate_status: fn(&Value, &Value, &mut ErrorList),
     subresources: Option<Subresources>,
     reset: fn(&Traits, &str) -> &'static [&'static str],
-    warn: fn(&Value) -> Vec<String>,
+    warn: fn(&Value, Option<&Value>) -> Vec<String>,
     fields: fn(&Value) -> Vec<(&'static str, String)>,
     scale: Option<ScaleMapping>,
     deletion: fn(&Value, Option<i64>) -> Deletion,
@@ -64,7 +64,7 @@ impl Kind {
             validate_status: |_, _, _| (),
             subresources: None,
             reset: generic_reset_fields,
-            warn: |_| Vec::new(),
+            warn: |_, _| Vec::new(),
             fields: |_| Vec::new(),
             scale: None,
             deletion: |_, _| Deletion::Now,
@@ -148,7 +148,7 @@ impl Kind {
         self
     }
 
-    pub(crate) const fn warns(mut self, warn: fn(&Value) -> Vec<String>) -> Kind {
+    pub(crate) const fn warns(mut self, warn: fn(&Value, Option<&Value>) -> Vec<String>) -> Kind {
         self.warn = warn;
         self
     }
@@ -253,8 +253,8 @@ impl Strategy for Kind {
         (self.reset)(&self.traits, subresource)
     }
 
-    fn warnings(&self, obj: &Value) -> Vec<String> {
-        (self.warn)(obj)
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warn)(obj, old)
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -42,16 +42,56 @@ pub(super) static POD_TEMPLATE: Kind = Kind::namespaced("io.k8s.api.core.v1.PodT
     .generation(&["template"])
     .defaults(default::template)
     .validates(|obj, errors| validate::template(obj.get("template"), "template", errors))
-    .warns(|obj| warnings::template(&obj["template"], "template."));
+    .warns(|obj, _| warnings::template(&obj["template"], "template."));
 
 fn create(traits: &Traits, obj: &mut Value) {
     generic_prepare_for_create(traits, obj);
+    merge_label_keys(obj);
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(obj)});
     if !list(obj, "/spec/schedulingGates").is_empty() {
         status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
     }
     obj["status"] = status;
+}
+
+/// Turns keys whose values a pod is to share with others, or not to share, into requirements of the selectors beside them.
+fn merge_label_keys(obj: &mut Value) {
+    const TERMS: &str = "DuringSchedulingIgnoredDuringExecution";
+    let labels = meta::labels(obj).cloned().unwrap_or_default();
+    let Some(spec) = obj.get_mut("spec") else { return };
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        for (way, inner) in [("preferred", "/podAffinityTerm"), ("required", "")] {
+            let terms = spec.pointer_mut(&format!("/affinity/{kind}/{way}{TERMS}"));
+            for term in terms.and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(term) = term.pointer_mut(inner) {
+                    merge_keys_of(term, "matchLabelKeys", "In", &labels);
+                    merge_keys_of(term, "mismatchLabelKeys", "NotIn", &labels);
+                }
+            }
+        }
+    }
+    let constraints = spec.get_mut("topologySpreadConstraints");
+    for constraint in constraints.and_then(Value::as_array_mut).into_iter().flatten() {
+        merge_keys_of(constraint, "matchLabelKeys", "In", &labels);
+    }
+}
+
+fn merge_keys_of(term: &mut Value, field: &str, operator: &str, labels: &Object) {
+    let keys = list(term, &format!("/{field}")).iter().filter_map(Value::as_str);
+    let requirements: Vec<Value> = keys
+        .filter_map(|key| Some((key, labels.get(key)?)))
+        .map(|(key, value)| json!({"key": key, "operator": operator, "values": [value]}))
+        .collect();
+    let selector = term.get_mut("labelSelector").and_then(Value::as_object_mut);
+    // Without a selector there is nothing to narrow: none selects nothing.
+    let Some(selector) = selector.filter(|_| !requirements.is_empty()) else {
+        return;
+    };
+    let expressions = selector.entry("matchExpressions").or_insert_with(|| json!([]));
+    if let Some(expressions) = expressions.as_array_mut() {
+        expressions.extend(requirements);
+    }
 }
 
 fn update(traits: &Traits, new: &mut Value, old: &Value) {

@@ -3,6 +3,7 @@
 use super::access::{Object, each, ensure, list, set, text};
 use super::kind::Kind;
 use crate::meta::NameRule;
+use crate::selector::LabelSelector;
 use crate::strategy::pod::validate::label_selector;
 use crate::validation::ErrorList;
 use crate::validation::text::{path_segment_problems, subdomain_problems};
@@ -100,6 +101,9 @@ fn aggregation(obj: &Value, errors: &mut ErrorList) {
     for (i, selector) in selectors.iter().enumerate() {
         let path = format!("aggregationRule.clusterRoleSelectors[{i}]");
         label_selector(selector, &path, errors);
+        if LabelSelector::from_value(Some(selector)).is_err() {
+            errors.invalid(path, Value::Null, "invalid label selector.");
+        }
     }
 }
 
@@ -130,13 +134,7 @@ fn subject(subject: &Value, namespaced: bool, path: &str, errors: &mut ErrorList
                 errors.present(&format!("{path}.namespace"), text(subject, "/namespace"));
             }
         }
-        kind @ ("User" | "Group") => {
-            if name.is_empty() {
-                let detail = format!("{} name cannot be empty", kind.to_lowercase());
-                errors.invalid(at, name, detail);
-            }
-            errors.one_of(&at_group, group, &[GROUP]);
-        }
+        "User" | "Group" => errors.one_of(&at_group, group, &[GROUP]),
         other => {
             let supported = ["ServiceAccount", "User", "Group"];
             errors.one_of(&format!("{path}.kind"), other, &supported);

@@ -19,7 +19,7 @@ pub(super) static SERVICE: Kind = Kind::namespaced("io.k8s.api.core.v1.Service")
     .prepares_update(update)
     .validates(validate::service)
     .validates_update(validate::service_update)
-    .warns(warnings::service)
+    .warns(|obj, _| warnings::service(obj))
     .validates_status(validate::service_status)
     .selectable(|obj| {
         vec![
@@ -38,6 +38,7 @@ pub(super) static ENDPOINTS: Kind = Kind::namespaced("io.k8s.api.core.v1.Endpoin
             }
         }
     })
+    .warns(|obj, _| endpoints::warnings(obj))
     .validates(endpoints::endpoints);
 
 /// EndpointSlices.
@@ -48,6 +49,20 @@ pub(super) static ENDPOINT_SLICE: Kind = Kind::namespaced("io.k8s.api.discovery.
             port.entry("name").or_insert_with(|| "".into());
             set(port, "protocol", "TCP");
         }
+    })
+    .warns(endpoints::slice_warnings)
+    .prepares_create(|traits, obj| {
+        super::generic_prepare_for_create(traits, obj);
+        endpoints::drop_topology(obj, None);
+    })
+    .prepares_update(|traits, new, old| {
+        super::generic_prepare_for_update(traits, new, old);
+        let labels = |obj: &Value| crate::meta::labels(obj).cloned().unwrap_or_default();
+        let generation = crate::meta::generation(old);
+        if labels(new) != labels(old) && crate::meta::generation(new) == generation {
+            crate::meta::metadata_mut(new).insert("generation".into(), (generation + 1).into());
+        }
+        endpoints::drop_topology(new, Some(old));
     })
     .validates(endpoints::endpoint_slice)
     .validates_update(|new, old, errors| {

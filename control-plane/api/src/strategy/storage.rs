@@ -10,7 +10,7 @@ mod class;
 mod csi;
 mod volume;
 
-pub(super) use volume::claim_spec;
+pub(super) use volume::{claim_spec, claim_warning};
 
 const SPEC: &[&str] = &["spec"];
 
@@ -28,6 +28,7 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind::cluster("io.k8s.api.core.v1.Pe
         generic_prepare_for_create(traits, obj);
         obj["status"] = json!({"phase": "Pending"});
     })
+    .warns(|obj, _| volume::warnings(obj))
     .validates(volume::persistent_volume)
     .validates_update(volume::persistent_volume_update);
 
@@ -48,6 +49,7 @@ pub(super) static PERSISTENT_VOLUME_CLAIM: Kind =
             super::generic_prepare_for_update(traits, new, old);
             data_sources(new, Some(old));
         })
+        .warns(|obj, _| claim_warning(&obj["spec"], "spec").into_iter().collect())
         .validates(volume::claim)
         .validates_update(volume::claim_update)
         .validates_status(volume::claim_status);
@@ -80,7 +82,11 @@ fn mirror_data_source(spec: &mut Object) {
             spec.insert("dataSourceRef".into(), source);
         }
         (None, Some(reference)) if text(&reference, "/namespace").is_empty() => {
-            spec.insert("dataSource".into(), reference);
+            let mut source = reference;
+            if let Some(source) = source.as_object_mut() {
+                source.remove("namespace");
+            }
+            spec.insert("dataSource".into(), source);
         }
         _ => {}
     }

@@ -47,6 +47,22 @@ fn is_label_text(text: &str) -> bool {
     shaped(text, is_alnum, |b| is_alnum(b) || matches!(b, b'-' | b'_' | b'.'))
 }
 
+/// What is wrong with the reason of a condition.
+pub(crate) fn condition_reason_problem(text: &str) -> Option<String> {
+    let b = text.as_bytes();
+    let inner = |b: u8| is_alnum(b) || matches!(b, b'_' | b',' | b':');
+    let fits = b.first().is_some_and(u8::is_ascii_alphabetic)
+        && b.last().is_some_and(|b| is_alnum(*b) || *b == b'_')
+        && b.iter().all(|b| inner(*b));
+    (!fits).then(|| {
+        regex_error(
+            "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'",
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+        )
+    })
+}
+
 /// What is wrong with `prefix/name`: label keys, annotation keys (lowered first), finalizers.
 pub(crate) fn qualified_name_problems(text: &str) -> Vec<String> {
     let mut problems = Vec::new();

@@ -95,7 +95,7 @@ pub(super) async fn create_object(
     // Addresses are held in the object's name: under another generated name they are taken anew.
     let unreserved = (generated && resource.plural == "services").then(|| object.clone());
     let mut reservation = api.reserve(&resource, &mut object, None, dry_run).await?;
-    context.warnings.extend(resource.strategy.warnings(&object));
+    context.warnings.extend(resource.strategy.warnings(&object, None));
 
     for attempt in 1.. {
         let key = resource.key(context.namespace(), meta::name(&object))?;

@@ -136,7 +136,9 @@ pub(super) async fn change(
             // What did not change was said before.
             let generation = meta::generation(&new);
             if generation == 0 || generation != meta::generation(&old) {
-                context.warnings.extend(resource.strategy.warnings(&new));
+                context
+                    .warnings
+                    .extend(resource.strategy.warnings(&new, Some(&old)));
             }
         }
         if new == old && same_managers(managed.as_ref(), before.as_ref()) {

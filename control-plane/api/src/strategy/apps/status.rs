@@ -1,6 +1,7 @@
 //! Checks of what controllers report about workloads.
 
-use crate::strategy::access::int;
+use crate::meta::validate_conditions;
+use crate::strategy::access::{int, list};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
@@ -97,6 +98,7 @@ pub(super) fn stateful_set(obj: &Value, old: &Value, errors: &mut ErrorList) {
 }
 
 pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {
+    validate_conditions(list(obj, "/status/conditions"), "status.conditions", errors);
     let fields = [
         "disruptionsAllowed",
         "currentHealthy",

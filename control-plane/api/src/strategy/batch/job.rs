@@ -6,6 +6,7 @@ use crate::meta;
 use crate::selector::LabelSelector;
 use crate::strategy::access::{int, is_true, list, map, text};
 use crate::strategy::pod::validate::{label_selector, template};
+use crate::strategy::pod::warnings::template as template_warnings;
 use crate::validation::text::{domain_prefixed_path_problems, label_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::{Value, json};
@@ -199,6 +200,22 @@ fn restart_policy(spec: &Value, errors: &mut ErrorList) {
         "OnFailure" | "Never" => {}
         other => errors.one_of(path, other, &["OnFailure", "Never"]),
     }
+}
+
+/// What users are told about the spec of a Job.
+pub(super) fn warnings(spec: &Value, path: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let number = |field: &str| int(spec, &format!("/{field}")).unwrap_or(0);
+    if text(spec, "/completionMode") == "Indexed"
+        && number("completions") > MANY_COMPLETIONS
+        && number("parallelism") > MAX_PARALLELISM_OF_MANY
+    {
+        out.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    out.extend(template_warnings(&spec["template"], &format!("{path}.template.")));
+    out
 }
 
 /// Once running, a Job stays what it is.

@@ -6,6 +6,9 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
+/// What users are told of a schedule that brings its own time zone, as was once allowed.
+pub(super) const ZONE_WARNING: &str = "CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+
 /// A field of a schedule: least and greatest number, names of the numbers from the least on.
 struct Field {
     least: u32,

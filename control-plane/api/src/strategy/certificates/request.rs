@@ -177,7 +177,7 @@ fn conditions(obj: &Value, errors: &mut ErrorList) {
         };
         if !opposite.is_empty() && earlier(opposite) {
             let detail = "Approved and Denied conditions are mutually exclusive";
-            errors.invalid(path, kind, detail);
+            errors.invalid(format!("{path}[{i}].type"), kind, detail);
         }
         if earlier(kind) {
             errors.duplicate(format!("{path}[{i}].type"), kind);

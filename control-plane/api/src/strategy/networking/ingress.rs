@@ -32,7 +32,7 @@ fn annotated_class(obj: &Value) -> Option<&str> {
 }
 
 /// What users are told besides.
-pub(super) fn warnings(obj: &Value) -> Vec<String> {
+pub(super) fn warnings(obj: &Value, _: Option<&Value>) -> Vec<String> {
     let old = annotated_class(obj).is_some() && obj.pointer("/spec/ingressClassName").is_none();
     let text = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
     old.then(|| text.to_string()).into_iter().collect()

@@ -5,6 +5,7 @@ mod resources;
 mod scheduling;
 mod security;
 mod status;
+mod system;
 mod update;
 mod volume;
 
@@ -127,6 +128,7 @@ pub(crate) fn spec(spec: &Value, path: &str, errors: &mut ErrorList) {
     }
     resources::of_pod(spec, path, errors);
     resources::others(spec, path, errors);
+    system::system(spec, path, errors);
 }
 
 fn dns(spec: &Value, path: &str, errors: &mut ErrorList) {

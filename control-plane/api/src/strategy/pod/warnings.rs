@@ -8,15 +8,67 @@ use serde_json::Value;
 use super::super::access::{int, list, map, text};
 use crate::quantity::Quantity;
 use crate::status::quote;
+use crate::validation::text::label_problems;
 
-/// A pod.
-pub(crate) fn pod(obj: &Value) -> Vec<String> {
-    of(obj, "")
+/// A new pod. Those who update pods are programs, which nobody need warn.
+pub(crate) fn pod(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some() {
+        return Vec::new();
+    }
+    let mut out = no_label(obj, "the Pod's hostname");
+    out.extend(of(obj, ""));
+    out
+}
+
+/// The name of a new workload that becomes part of its pods'.
+pub(crate) fn name_of_pods(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    match old {
+        Some(_) => Vec::new(),
+        None => no_label(obj, "Pod names and hostnames"),
+    }
+}
+
+fn no_label(obj: &Value, used: &str) -> Vec<String> {
+    let problems = label_problems(crate::meta::name(obj));
+    if problems.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in {used}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        problems.join(" ")
+    )]
 }
 
 /// A template at `path`, which ends with a dot.
 pub(crate) fn template(template: &Value, path: &str) -> Vec<String> {
     of(template, path)
+}
+
+/// A volume, or what of it a PersistentVolume shares with the volumes of pods, at `path`.
+pub(crate) fn deprecated_volumes(volume: &Value, path: &str) -> Vec<String> {
+    let given = DEPRECATED_VOLUMES
+        .iter()
+        .filter(|(kind, _)| volume.get(kind).is_some());
+    given
+        .map(|(kind, since)| {
+            let shown = if *kind == "storageos" { "storageOS" } else { kind };
+            format!("{path}.{shown}: {since}")
+        })
+        .collect()
+}
+
+/// Terms of a node selector that name labels of nodes which others have taken the place of.
+pub(crate) fn node_selector_terms(terms: &[Value], path: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, term) in terms.iter().enumerate() {
+        for (j, requirement) in list(term, "/matchExpressions").iter().enumerate() {
+            let key = text(requirement, "/key");
+            if let Some(why) = deprecated_label(key) {
+                out.push(format!("{path}[{i}].matchExpressions[{j}].key: {key} is {why}"));
+            }
+        }
+    }
+    out
 }
 
 /// Node labels that others have taken the place of.
@@ -212,17 +264,7 @@ fn affinities(obj: &Value, spec: &str, out: &mut Vec<String>) {
 fn volumes(obj: &Value, spec: &str, out: &mut Vec<String>) {
     let volumes = list(obj, "/spec/volumes");
     for (i, volume) in volumes.iter().enumerate() {
-        for (source, why) in DEPRECATED_VOLUMES {
-            if volume.get(source).is_some() {
-                // Upstream names the field by its Go name here.
-                let source = if source == "storageos" {
-                    "storageOS"
-                } else {
-                    source
-                };
-                out.push(format!("{spec}.volumes[{i}].{source}: {why}"));
-            }
-        }
+        out.extend(deprecated_volumes(volume, &format!("{spec}.volumes[{i}]")));
     }
     let sources = |volume| list(volume, "/projected/sources").iter();
     let tokens: HashSet<&str> = volumes
@@ -356,8 +398,7 @@ mod tests {
     // Rows of TestWarnings in pkg/api/pod/warnings_test.go.
     #[test]
     fn what_is_said() {
-        let template =
-            |spec: Value, annotations: Value| json!({"metadata": {"annotations": annotations}, "spec": spec});
+        let template = |spec: Value, annotations: Value| json!({"metadata": {"name": "a", "annotations": annotations}, "spec": spec});
         let container = |fields: Value| {
             let mut container = json!({"name": "foo"});
             container
@@ -490,7 +531,7 @@ mod tests {
             ),
         ] {
             let object = template(spec, annotations);
-            assert_eq!(pod(&object), expect, "{object}");
+            assert_eq!(pod(&object, None), expect, "{object}");
             let prefixed: Vec<String> = super::template(&object, "template.")
                 .iter()
                 .map(|text| text.replace("template.", ""))
@@ -501,7 +542,7 @@ mod tests {
             container(json!({})),
             json!({"container.apparmor.security.beta.kubernetes.io/foo": "x"}),
         );
-        assert_eq!(pod(&armored), Vec::<String>::new());
+        assert_eq!(pod(&armored, None), Vec::<String>::new());
         assert_eq!(
             super::template(&armored, "spec.template."),
             [

@@ -4,7 +4,7 @@ use super::validate::{PROTOCOLS, special_ranges};
 use crate::meta::validate_labels;
 use crate::strategy::access::{int, list, map, text};
 use crate::validation::ErrorList;
-use crate::validation::net::ip;
+use crate::validation::net::{ip, ip_warning};
 use crate::validation::text::{
     label_problems, label_value_problems, qualified_domain_problem, qualified_name_problems,
     subdomain_problems,
@@ -73,6 +73,75 @@ fn protocols(port: &Value, path: &str, errors: &mut ErrorList) {
             protocol,
             qualified_name_problems(protocol),
         );
+    }
+}
+
+/// What users are told of addresses that hardly are written as meant. The controllers write them well.
+pub(super) fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    if label(obj, "endpoints.kubernetes.io/managed-by") == "endpoint-controller" {
+        return out;
+    }
+    for (i, subset) in list(obj, "/subsets").iter().enumerate() {
+        for field in ["addresses", "notReadyAddresses"] {
+            for (j, address) in list(subset, &format!("/{field}")).iter().enumerate() {
+                let path = format!("subsets[{i}].{field}[{j}].ip");
+                out.extend(ip_warning(text(address, "/ip"), &path));
+            }
+        }
+    }
+    out
+}
+
+/// The same of EndpointSlices, whose names are on their way out too.
+pub(super) fn slice_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    if old.is_none() && text(obj, "/addressType") == "FQDN" {
+        out.push("spec.addressType: FQDN endpoints are deprecated".into());
+    }
+    let manager = label(obj, "endpointslice.kubernetes.io/managed-by");
+    if matches!(
+        manager,
+        "endpointslice-controller.k8s.io" | "endpointslicemirroring-controller.k8s.io"
+    ) {
+        return out;
+    }
+    for (i, endpoint) in list(obj, "/endpoints").iter().enumerate() {
+        for (j, address) in list(endpoint, "/addresses").iter().enumerate() {
+            let path = format!("endpoints[{i}].addresses[{j}]");
+            out.extend(ip_warning(address.as_str().unwrap_or(""), &path));
+        }
+    }
+    out
+}
+
+fn label<'a>(obj: &'a Value, key: &str) -> &'a str {
+    let labels = crate::meta::labels(obj);
+    labels.and_then(|labels| labels.get(key)?.as_str()).unwrap_or("")
+}
+
+/// Drops the topology of the first version of EndpointSlices. Only the name of the node, where it was known, becomes `nodeName`.
+pub(super) fn drop_topology(obj: &mut Value, old: Option<&Value>) {
+    const HOST: &str = "kubernetes.io/hostname";
+    let name = |endpoint: &Value| {
+        let name = map(endpoint, "/deprecatedTopology")?.get(HOST)?.as_str()?;
+        Some(name.to_owned())
+    };
+    if old.is_some_and(|old| old.get("endpoints") == obj.get("endpoints")) {
+        return;
+    }
+    let before = old.map_or(&[][..], |old| list(old, "/endpoints"));
+    let known: Vec<String> = before.iter().filter_map(name).collect();
+    let endpoints = obj.get_mut("endpoints").and_then(Value::as_array_mut);
+    for endpoint in endpoints.into_iter().flatten() {
+        let host = name(endpoint).filter(|host| known.contains(host) && subdomain_problems(host).is_empty());
+        let Some(endpoint) = endpoint.as_object_mut() else {
+            continue;
+        };
+        if let (Some(host), false) = (host, endpoint.contains_key("nodeName")) {
+            endpoint.insert("nodeName".into(), host.into());
+        }
+        endpoint.remove("deprecatedTopology");
     }
 }
 

@@ -6,6 +6,7 @@ use crate::quantity::Quantity;
 use crate::schema::TypeRef;
 use crate::strategy::access::{list, map, text};
 use crate::strategy::pod::validate::{label_selector, node_selector};
+use crate::strategy::pod::warnings::{deprecated_volumes, node_selector_terms};
 use crate::validation::text::{label_problems, qualified_name_problems, subdomain_problems};
 use crate::validation::{ErrorList, FIELD_IMMUTABLE};
 use serde_json::Value;
@@ -96,6 +97,34 @@ pub(super) fn persistent_volume(obj: &Value, errors: &mut ErrorList) {
             );
         }
     }
+}
+
+/// What users are told about a volume: upstream's `pkg/api/persistentvolume/util.go`.
+pub(super) fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let annotations = meta::annotations(obj);
+    for (key, since, field) in [
+        (CLASS_ANNOTATION, "v1.8", "storageClassName"),
+        ("volume.beta.kubernetes.io/mount-options", "v1.31", "mountOptions"),
+    ] {
+        if annotations.is_some_and(|annotations| annotations.contains_key(key)) {
+            out.push(format!(
+                "metadata.annotations[{key}]: deprecated since {since}; use \"{field}\" attribute instead"
+            ));
+        }
+    }
+    if text(obj, "/spec/persistentVolumeReclaimPolicy") == "Recycle" {
+        let instead = "Instead, the recommended approach is to use dynamic provisioning.";
+        out.push(format!(
+            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. {instead}"
+        ));
+    }
+    out.extend(node_selector_terms(
+        list(obj, "/spec/nodeAffinity/required/nodeSelectorTerms"),
+        "spec.nodeAffinity.required.nodeSelectorTerms",
+    ));
+    out.extend(deprecated_volumes(&obj["spec"], "spec"));
+    out
 }
 
 fn volume_mode(spec: &Value, errors: &mut ErrorList) {
@@ -337,6 +366,16 @@ fn data_source(source: &Value, path: &str, errors: &mut ErrorList) {
     if !namespace.is_empty() {
         errors.problems(&format!("{path}.namespace"), namespace, label_problems(namespace));
     }
+}
+
+/// What users are told of a claim to a part of a byte.
+pub(in crate::strategy) fn claim_warning(spec: &Value, path: &str) -> Option<String> {
+    let size = spec.pointer("/resources/requests/storage")?;
+    let amount = Quantity::parse(size.as_str()?).ok()?;
+    (amount.milli_value() % 1000 != 0).then(|| {
+        let amount = crate::status::quote(&amount.canonical());
+        format!("{path}.resources.requests[storage]: fractional byte value {amount} is invalid, must be an integer")
+    })
 }
 
 /// A bound claim may ask for more, and for other attributes; the binder names the volume once.

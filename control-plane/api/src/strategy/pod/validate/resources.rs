@@ -74,14 +74,8 @@ pub(super) fn of_pod(spec: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
-/// The operating system, the conditions that make a pod ready, whom it may displace.
+/// The conditions that make a pod ready, whom it may displace.
 pub(super) fn others(spec: &Value, path: &str, errors: &mut ErrorList) {
-    if spec.get("os").is_some() {
-        let (at, os) = (format!("{path}.os.name"), text(spec, "/os/name"));
-        if errors.present(&at, os) {
-            errors.one_of(&at, os, &["linux", "windows"]);
-        }
-    }
     for (i, gate) in list(spec, "/readinessGates").iter().enumerate() {
         let kind = text(gate, "/conditionType");
         let at = format!("{path}.readinessGates[{i}].conditionType");

@@ -70,15 +70,7 @@ pub(super) fn scheduling(spec: &Value, path: &str, errors: &mut ErrorList) {
                 errors.one_of(&format!("{path}.{field}"), policy, &["Honor", "Ignore"]);
             }
         }
-        let keys = list(c, "/matchLabelKeys");
-        let at = format!("{path}.matchLabelKeys");
-        if !keys.is_empty() && c.get("labelSelector").is_none() {
-            errors.forbidden(at.clone(), "must not be specified when labelSelector is not set");
-        }
-        for (j, key) in keys.iter().enumerate() {
-            let key = key.as_str().unwrap_or_default();
-            errors.problems(&format!("{at}[{j}]"), key, qualified_name_problems(key));
-        }
+        label_keys(c, &["matchLabelKeys"], &path, errors);
         if let Some(selector) = c.get("labelSelector") {
             label_selector(selector, &format!("{path}.labelSelector"), errors);
         }
@@ -221,16 +213,7 @@ fn pod_affinity_term(term: &Value, path: &str, errors: &mut ErrorList) {
         let name = name.as_str().unwrap_or_default();
         errors.problems(&format!("{path}.namespace"), name, label_problems(name));
     }
-    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
-        let (keys, at) = (list(term, &format!("/{field}")), format!("{path}.{field}"));
-        if !keys.is_empty() && term.get("labelSelector").is_none() {
-            errors.forbidden(at.clone(), "must not be specified when labelSelector is not set");
-        }
-        for (i, key) in keys.iter().enumerate() {
-            let key = key.as_str().unwrap_or_default();
-            errors.problems(&format!("{at}[{i}]"), key, qualified_name_problems(key));
-        }
-    }
+    label_keys(term, &["matchLabelKeys", "mismatchLabelKeys"], path, errors);
     let key = text(term, "/topologyKey");
     if key.is_empty() {
         errors.push(FieldError::required(
@@ -239,6 +222,55 @@ fn pod_affinity_term(term: &Value, path: &str, errors: &mut ErrorList) {
         ));
     } else {
         errors.problems(&format!("{path}.topologyKey"), key, qualified_name_problems(key));
+    }
+}
+
+/// Keys of labels whose values join a selector: in a pod they have joined it already, so one that the selector has twice was in
+/// it before.
+fn label_keys(term: &Value, fields: &[&str], path: &str, errors: &mut ErrorList) {
+    let selector = term.get("labelSelector");
+    for field in fields {
+        let (keys, at) = (list(term, &format!("/{field}")), format!("{path}.{field}"));
+        if keys.is_empty() {
+            continue;
+        }
+        if selector.is_none() {
+            errors.forbidden(at, "must not be specified when labelSelector is not set");
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            let key = key.as_str().unwrap_or_default();
+            errors.problems(&format!("{at}[{i}]"), key, qualified_name_problems(key));
+        }
+    }
+    let matched = list(term, "/matchLabelKeys");
+    if let Some(selector) = selector {
+        let mut seen: Vec<&str> = map(selector, "/matchLabels")
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key.as_str())
+            .collect();
+        for requirement in list(selector, "/matchExpressions") {
+            let key = text(requirement, "/key");
+            if let Some(i) = matched
+                .iter()
+                .rposition(|k| k == key)
+                .filter(|_| seen.contains(&key))
+            {
+                let detail = "exists in both matchLabelKeys and labelSelector";
+                errors.invalid(format!("{path}[{i}]"), key, detail);
+            }
+            seen.push(key);
+        }
+    }
+    let mismatched = list(term, "/mismatchLabelKeys");
+    for (i, key) in matched
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| mismatched.contains(key))
+    {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(format!("{path}.matchLabelKeys[{i}]"), key.clone(), detail);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Security contexts of pods and containers.
 
+use super::system::windows_options;
 use crate::strategy::access::{int, is_true, list, text};
 use crate::validation::text::is_sysctl_name;
 use crate::validation::{ErrorList, FieldError};
@@ -34,6 +35,7 @@ pub(super) fn pod(spec: &Value, path: &str, errors: &mut ErrorList) {
         }
     }
     profiles(context, path, errors);
+    windows_options(context, path, errors);
 }
 
 /// The security context of a container; `path` is the container's.
@@ -59,6 +61,7 @@ pub(super) fn container(context: &Value, path: &str, errors: &mut ErrorList) {
             errors.invalid(path.clone(), context.clone(), detail);
         }
     }
+    windows_options(context, &path, errors);
     profiles(context, &path, errors);
 }
 
