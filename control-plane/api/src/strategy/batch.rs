@@ -64,13 +64,7 @@ pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
             "TerminatingOrFailed"
         };
         set(spec, "podReplacementPolicy", replacement);
-        if let Some(policy) = child(spec, "podFailurePolicy") {
-            for rule in each(policy, "rules") {
-                for condition in each(rule, "onPodConditions") {
-                    set(condition, "status", "True");
-                }
-            }
-        }
+        failure_policy(spec);
         template(spec);
     })
     .prepares_create(create_job)
@@ -83,6 +77,17 @@ pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
             int(obj, "/status/succeeded").unwrap_or(0).to_string(),
         )]
     });
+
+fn failure_policy(spec: &mut Object) {
+    let Some(policy) = child(spec, "podFailurePolicy") else {
+        return;
+    };
+    for rule in each(policy, "rules") {
+        for condition in each(rule, "onPodConditions") {
+            set(condition, "status", "True");
+        }
+    }
+}
 
 /// A Job owns its pods by its uid unless it brings a selector of its own.
 fn create_job(traits: &Traits, obj: &mut Value) {
@@ -100,10 +105,11 @@ fn create_job(traits: &Traits, obj: &mut Value) {
         ("batch.kubernetes.io/controller-uid", &uid),
         ("batch.kubernetes.io/job-name", &name),
     ] {
-        set(labels, key, value.as_str());
+        labels.entry(key).or_insert_with(|| value.as_str().into());
     }
     let selector = ensure(ensure(spec, "selector"), "matchLabels");
-    set(selector, "batch.kubernetes.io/controller-uid", uid.as_str());
+    let key = "batch.kubernetes.io/controller-uid";
+    selector.entry(key).or_insert_with(|| uid.as_str().into());
 }
 
 /// CronJobs.
@@ -126,6 +132,7 @@ pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob
         set(spec, "successfulJobsHistoryLimit", 3);
         set(spec, "failedJobsHistoryLimit", 1);
         if let Some(job) = child(spec, "jobTemplate").and_then(|t| child(t, "spec")) {
+            failure_policy(job);
             template(job);
         }
     })

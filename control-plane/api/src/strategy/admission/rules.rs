@@ -89,11 +89,10 @@ fn resources(resources: &[Value], path: &str, errors: &mut ErrorList) {
         let detail = "if '*/*' is present, must not specify other resources";
         errors.invalid(path, resources.to_vec(), detail);
     }
-    let plain = resources
-        .iter()
-        .filter_map(Value::as_str)
-        .any(|r| !r.is_empty() && r != "*" && !r.contains('/'));
-    if has("*") && plain {
+    // Upstream looks at the last of those without a subresource.
+    let mut whole = resources.iter().filter_map(Value::as_str);
+    let last = whole.rfind(|r| !r.is_empty() && !r.contains('/'));
+    if has("*") && last.is_some_and(|last| last != "*") {
         let detail = "if '*' is present, must not specify other resources without subresources";
         errors.invalid(path, resources.to_vec(), detail);
     }

@@ -5,6 +5,7 @@ use super::schedule::{schedule_problem, time_zone_problem};
 use crate::meta;
 use crate::selector::LabelSelector;
 use crate::strategy::access::{int, is_true, list, map, text};
+use crate::strategy::keep;
 use crate::strategy::pod::validate::{label_selector, template};
 use crate::strategy::pod::warnings::template as template_warnings;
 use crate::validation::text::{domain_prefixed_path_problems, label_problems};
@@ -14,6 +15,11 @@ use serde_json::{Value, json};
 /// CronJob names leave room for the time in the names of their Jobs.
 const MAX_CRON_JOB_NAME: usize = 52;
 const MAX_MANAGED_BY: usize = 63;
+/// Labels of a Job's pods: who owns them, by uid and by name.
+const PREFIXED_LABELS: [&str; 2] = [
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+];
 /// Limits of indexed Jobs, and those that hold when there are many indexes with their own backoff.
 const MAX_PARALLELISM: i64 = 100_000;
 const MANY_COMPLETIONS: i64 = 100_000;
@@ -22,7 +28,12 @@ const MAX_FAILED_INDEXES_OF_MANY: i64 = 10_000;
 
 /// A new Job: the selector is the server's unless `manualSelector` says otherwise.
 pub(super) fn job(obj: &Value, errors: &mut ErrorList) {
-    generated_labels(obj, errors);
+    whole(obj, true, errors);
+}
+
+/// A Job; its labels need the prefixed ones unless it is older than these.
+fn whole(obj: &Value, prefixed: bool, errors: &mut ErrorList) {
+    generated_labels(obj, prefixed, errors);
     selected_spec(obj, errors);
     let completions = int(obj, "/spec/completions").unwrap_or(0);
     if text(obj, "/spec/completionMode") == "Indexed" && completions > 0 {
@@ -36,21 +47,19 @@ pub(super) fn job(obj: &Value, errors: &mut ErrorList) {
 }
 
 /// The server's labels are there: somebody else's under the same keys would be in their way.
-fn generated_labels(obj: &Value, errors: &mut ErrorList) {
+fn generated_labels(obj: &Value, prefixed: bool, errors: &mut ErrorList) {
     if is_true(obj, "/spec/manualSelector") || obj.pointer("/spec/selector").is_none() {
         return;
     }
     let (uid, name) = (meta::uid(obj), meta::name(obj));
-    let expected = [
-        ("batch.kubernetes.io/controller-uid", uid),
-        ("batch.kubernetes.io/job-name", name),
-        ("controller-uid", uid),
-        ("job-name", name),
-    ];
+    let mut expected = std::collections::BTreeMap::from([("controller-uid", uid), ("job-name", name)]);
+    if prefixed {
+        expected.extend(PREFIXED_LABELS.into_iter().zip([uid, name]));
+    }
     let labels = map(obj, "/spec/template/metadata/labels");
-    for (key, value) in expected {
+    for (key, value) in &expected {
         let path = format!("spec.template.metadata.labels[{key}]");
-        match labels.and_then(|l| l.get(key)) {
+        match labels.and_then(|l| l.get(*key)) {
             None => errors.required(path, format!("must be '{value}'")),
             Some(other) if other != value => {
                 let labels = labels.cloned().map_or(Value::Null, Value::Object);
@@ -59,7 +68,7 @@ fn generated_labels(obj: &Value, errors: &mut ErrorList) {
             Some(_) => {}
         }
     }
-    let expected = json!(std::collections::BTreeMap::from(expected));
+    let expected = json!(expected);
     if let Ok(Some(selector)) = LabelSelector::from_value(obj.pointer("/spec/selector"))
         && !selector.matches(expected.as_object())
     {
@@ -220,7 +229,9 @@ pub(super) fn warnings(spec: &Value, path: &str) -> Vec<String> {
 
 /// Once running, a Job stays what it is.
 pub(super) fn job_update(new: &Value, old: &Value, errors: &mut ErrorList) {
-    selected_spec(new, errors);
+    let before = map(old, "/spec/template/metadata/labels");
+    let had = |key: &&str| before.is_some_and(|labels| labels.contains_key(*key));
+    whole(new, PREFIXED_LABELS.iter().all(had), errors);
     completions(new, old, errors);
     let immutable = |field: &str, errors: &mut ErrorList| {
         errors.immutable(
@@ -233,6 +244,9 @@ pub(super) fn job_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     let mut then = old["spec"]["template"].clone();
     if is_suspended(old) {
         follow_scheduling(&mut then, &new["spec"]["template"]);
+        if int(old, "/status/active").unwrap_or(0) == 0 {
+            follow_resources(&mut then["spec"], &new["spec"]["template"]["spec"]);
+        }
     }
     errors.immutable("spec.template", Some(&new["spec"]["template"]), Some(&then));
     for field in [
@@ -266,6 +280,17 @@ fn is_suspended(job: &Value) -> bool {
         .iter()
         .any(|c| text(c, "/type") == "Suspended" && text(c, "/status") == "True");
     is_true(job, "/spec/suspend") && (stopped || text(job, "/status/startTime").is_empty())
+}
+
+/// Puts into the old template's spec what the new one's containers ask for.
+fn follow_resources(old: &mut Value, new: &Value) {
+    for field in ["containers", "initContainers"] {
+        let containers = old.get_mut(field).and_then(Value::as_array_mut);
+        let asked = list(new, &format!("/{field}"));
+        for (container, asked) in containers.into_iter().flatten().zip(asked) {
+            keep(container, asked, "resources");
+        }
+    }
 }
 
 /// Puts into the old template what the new one says about where pods go.
