@@ -141,7 +141,7 @@ mod rules;
 pub use rules::{
     NameRule, carry_over, resource_version_required, validate_object_meta, validate_object_meta_update,
 };
-pub(crate) use rules::{validate_conditions, validate_labels};
+pub(crate) use rules::{validate_annotations, validate_conditions, validate_labels};
 
 #[cfg(test)]
 mod tests {

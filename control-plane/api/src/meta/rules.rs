@@ -167,7 +167,7 @@ pub fn carry_over(new: &mut Value, old: &Value) {
 
 fn common(obj: &Value, errors: &mut ErrorList) {
     validate_labels(labels(obj), "metadata.labels", errors);
-    validate_annotations(annotations(obj), errors);
+    validate_annotations(annotations(obj), "metadata.annotations", errors);
     validate_owner_references(owner_references(obj), errors);
     validate_finalizers(obj, errors);
 }
@@ -224,8 +224,11 @@ pub(crate) fn validate_conditions(conditions: &[Value], path: &str, errors: &mut
     }
 }
 
-fn validate_annotations(annotations: Option<&Map<String, Value>>, errors: &mut ErrorList) {
-    let path = "metadata.annotations";
+pub(crate) fn validate_annotations(
+    annotations: Option<&Map<String, Value>>,
+    path: &str,
+    errors: &mut ErrorList,
+) {
     let mut size = 0;
     for (key, value) in annotations.into_iter().flatten() {
         errors.problems(path, key, qualified_name_problems(&key.to_lowercase()));

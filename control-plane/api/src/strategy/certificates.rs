@@ -14,6 +14,7 @@ mod request;
 mod signer;
 
 pub use request::organizations as signing_request_organizations;
+pub(super) use signer::signer_name;
 
 /// CertificateSigningRequests. The API server fills in who asks.
 pub(super) static SIGNING_REQUEST: Kind =

@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 
 mod class;
 mod csi;
+mod source;
 mod volume;
 
+pub(super) use csi::driver_name;
+pub(super) use source::common as common_source;
 pub(super) use volume::{claim_spec, claim_warning};
 
 const SPEC: &[&str] = &["spec"];

@@ -61,6 +61,7 @@ pub(super) struct Outcome {
 /// Deletes the object that the path names.
 pub(super) async fn delete(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
     let options = options(context, body).await?;
+    warn_of_orphans(context, &options);
     let outcome = delete_object(context, &options).await?;
     // Upstream says so only to those who ask in the old way, for fear of breaking others.
     let code = if !outcome.gone && options.orphan_dependents == Some(false) {
@@ -81,6 +82,16 @@ pub(super) async fn delete(context: &mut Context, body: RequestBody) -> Result<H
     Ok(status_response(context.output, &Status::success(Some(details))))
 }
 
+/// Jobs leave their pods behind unless the request says what to do with them, which surprises people.
+fn warn_of_orphans(context: &mut Context, options: &DeleteOptions) {
+    let said = options.propagation_policy.is_some() || options.orphan_dependents.is_some();
+    if !said && context.resource.group == "batch" && context.resource.plural == "jobs" {
+        let what = "child pods are preserved by default when jobs are deleted";
+        let instead = "set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+        context.warnings.push(format!("{what}; {instead}"));
+    }
+}
+
 /// Deletes the objects of a list, one after the other: all that match, or a page of them when the options have a limit.
 /// Answers with that list, its objects as they were before.
 pub(super) async fn delete_collection(
@@ -88,6 +99,7 @@ pub(super) async fn delete_collection(
     body: RequestBody,
 ) -> Result<HttpResponse, Status> {
     let options = options(context, body).await?;
+    warn_of_orphans(context, &options);
     let Page { objects, metadata } = page(context).await?;
     for object in &objects {
         context.info.name = object.name().to_owned();

@@ -89,6 +89,35 @@ async fn preconditions_and_policies() {
 }
 
 #[tokio::test]
+async fn jobs_without_a_policy_warn_of_their_pods() {
+    let fixture = Fixture::new().await;
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let job = json!({"metadata": {"name": "j", "finalizers": ["example.com/hold"]}, "spec": {"template": {"spec":
+        {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+    fixture.ok("POST", jobs, job).await;
+    let one = format!("{jobs}/j");
+    let expect = "299 - \"child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning\"";
+    for (path, body, warned) in [
+        (&one, json!({}), true),
+        (&one, json!({"gracePeriodSeconds": 0}), true),
+        (&one, json!({"propagationPolicy": "Orphan"}), false),
+        (&one, json!({"orphanDependents": false}), false),
+        (&jobs.to_owned(), json!({}), true),
+        (
+            &jobs.to_owned(),
+            json!({"propagationPolicy": "Background"}),
+            false,
+        ),
+    ] {
+        let headers = [("content-type", "application/json")];
+        let (code, headers, answer) = fixture.ask("DELETE", path, &headers, body.to_string()).await;
+        assert!((200..300).contains(&code), "{answer:?}");
+        let warning = headers.get("warning").map(|text| text.to_str().unwrap());
+        assert_eq!(warning, warned.then_some(expect), "{path} {body}");
+    }
+}
+
+#[tokio::test]
 async fn collections_by_selector() {
     let fixture = Fixture::new().await;
     for (name, app) in [("a", "x"), ("b", "x"), ("c", "y")] {

@@ -8,7 +8,7 @@ const FORM: &str = "must be a fully qualified domain and path of the form 'examp
 const MAX_SIGNER: usize = DNS_SUBDOMAIN_MAX + 1 + DNS_SUBDOMAIN_MAX + 1 + DNS_LABEL_MAX;
 
 /// Checks a signer's name.
-pub(super) fn signer_name(name: &str, path: &str, errors: &mut ErrorList) {
+pub(in crate::strategy) fn signer_name(name: &str, path: &str, errors: &mut ErrorList) {
     if !errors.present(path, name) {
         return;
     }

@@ -1,5 +1,6 @@
 //! Checks of pods and pod templates.
 
+mod annotations;
 mod container;
 mod resources;
 mod scheduling;
@@ -9,7 +10,7 @@ mod system;
 mod update;
 mod volume;
 
-use crate::meta::validate_labels;
+use crate::meta::{self, validate_annotations, validate_labels};
 use crate::strategy::access::{int, is_true, list, map, text};
 use crate::strategy::quantities;
 use crate::validation::net::ip;
@@ -17,6 +18,7 @@ use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
+use annotations::{made_claims, pod_annotations};
 pub(crate) use container::port_or_name;
 pub(crate) use scheduling::{label_selector, node_selector, tolerations};
 pub(crate) use status::pod_status;
@@ -28,7 +30,10 @@ const MAX_NAMESERVERS: usize = 3;
 
 /// A new pod.
 pub(crate) fn pod(obj: &Value, errors: &mut ErrorList) {
+    let annotations = meta::annotations(obj);
+    pod_annotations(annotations, None, &obj["spec"], "metadata.annotations", errors);
     spec(obj.get("spec").unwrap_or(&Value::Null), "spec", errors);
+    made_claims(obj, errors);
     if !list(obj, "/spec/ephemeralContainers").is_empty() {
         errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }
@@ -46,6 +51,10 @@ pub(crate) fn template(template: Option<&Value>, path: &str, errors: &mut ErrorL
         &format!("{path}.labels"),
         errors,
     );
+    let annotations = map(template, "/metadata/annotations");
+    let at = format!("{path}.annotations");
+    validate_annotations(annotations, &at, errors);
+    pod_annotations(annotations, None, &template["spec"], &at, errors);
     spec(
         template.get("spec").unwrap_or(&Value::Null),
         &format!("{path}.spec"),

@@ -18,15 +18,12 @@ const MAX_MESSAGE: usize = 1024;
 const MAX_METADATA: usize = 256 << 10;
 
 /// A driver's name, wherever it is given.
-pub(super) fn driver_name(name: &str, path: &str, errors: &mut ErrorList) {
-    if !errors.present(path, name) {
-        return;
-    }
+pub(in crate::strategy) fn driver_name(name: &str, path: &str, errors: &mut ErrorList) {
+    errors.present(path, name);
     if name.len() > MAX_DRIVER {
         errors.push(FieldError::too_long(path, MAX_DRIVER));
     }
-    let lower = name.to_lowercase();
-    errors.problems(path, &lower, subdomain_problems(&lower));
+    errors.problems(path, name, subdomain_problems(&name.to_lowercase()));
 }
 
 /// A CSIDriver.
@@ -202,11 +199,13 @@ pub(super) fn attachment_status(obj: &Value, errors: &mut ErrorList) {
 
 /// A reference to a secret in a namespace.
 pub(super) fn secret_reference(reference: &Value, path: &str, errors: &mut ErrorList) {
-    for field in ["name", "namespace"] {
-        errors.present(&format!("{path}.{field}"), text(reference, &format!("/{field}")));
-    }
-    let namespace = text(reference, "/namespace");
-    if !namespace.is_empty() {
-        errors.problems(&format!("{path}.namespace"), namespace, label_problems(namespace));
+    for (field, problems) in [
+        ("name", subdomain_problems as fn(&str) -> Vec<String>),
+        ("namespace", label_problems),
+    ] {
+        let (path, name) = (format!("{path}.{field}"), text(reference, &format!("/{field}")));
+        if errors.present(&path, name) {
+            errors.problems(&path, name, problems(name));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What an update of a pod may change, through the pod itself or its `ephemeralcontainers` and `resize`.
 
+use super::annotations::{MIRROR, fixed_annotations, pod_annotations};
 use super::spec;
 use crate::meta;
 use crate::strategy::access::{int, list, map, text};
@@ -8,12 +9,16 @@ use crate::validation::ErrorList;
 use serde_json::{Value, json};
 
 const IMMUTABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-/// Says that a pod stands for one that a kubelet got from elsewhere.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const REQUIRED_TERMS: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
 /// An updated pod.
 pub(crate) fn pod_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let (now, then) = (meta::annotations(new), meta::annotations(old));
+    if now != then {
+        let path = "metadata.annotations";
+        fixed_annotations(new, old, path, errors);
+        pod_annotations(now, then, &new["spec"], path, errors);
+    }
     let (new, old) = (&new["spec"], &old["spec"]);
     if new == old {
         return;

@@ -1,8 +1,12 @@
 //! Volumes of a pod spec.
 
 use super::container::{field_ref, relative_path, resource_ref};
-use crate::strategy::access::{int, list, text};
-use crate::validation::text::label_problems;
+use super::label_selector;
+use crate::meta::{validate_annotations, validate_labels};
+use crate::strategy::access::{int, list, map, text};
+use crate::strategy::certificates::signer_name;
+use crate::strategy::storage::{claim_spec, common_source, driver_name};
+use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
@@ -14,24 +18,17 @@ const FILE_FIELDS: [&str; 5] = [
     "metadata.namespace",
     "metadata.uid",
 ];
-const HOST_PATH_TYPES: [&str; 8] = [
-    "",
-    "BlockDevice",
-    "CharDevice",
-    "Directory",
-    "DirectoryOrCreate",
-    "File",
-    "FileOrCreate",
-    "Socket",
-];
 /// The shortest life of a bound token.
 const MIN_TOKEN_SECONDS: i64 = 600;
+const MAX_TOKEN_SECONDS: i64 = 1 << 32;
 
 /// Checks all volumes.
 pub(super) fn volumes(volumes: &[Value], path: &str, errors: &mut ErrorList) {
     let mut names: Vec<&str> = Vec::new();
     for (i, volume) in volumes.iter().enumerate() {
         let path = format!("{path}[{i}]");
+        let before = errors.len();
+        sources(volume, &path, errors);
         let name = text(volume, "/name");
         if name.is_empty() {
             errors.push(FieldError::required(format!("{path}.name"), ""));
@@ -41,29 +38,59 @@ pub(super) fn volumes(volumes: &[Value], path: &str, errors: &mut ErrorList) {
         if names.contains(&name) {
             errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
         }
-        names.push(name);
-        sources(volume, &path, errors);
+        // Upstream forgets those that something is wrong with.
+        if errors.len() == before {
+            names.push(name);
+        }
     }
 }
 
+/// The kinds of sources in the order in which upstream looks at them: the later of two is the one too many.
+const SOURCES: [&str; 30] = [
+    "emptyDir",
+    "hostPath",
+    "gitRepo",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "secret",
+    "nfs",
+    "iscsi",
+    "glusterfs",
+    "flocker",
+    "persistentVolumeClaim",
+    "rbd",
+    "cinder",
+    "cephfs",
+    "quobyte",
+    "downwardAPI",
+    "fc",
+    "flexVolume",
+    "configMap",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "storageos",
+    "projected",
+    "scaleIO",
+    "csi",
+    "ephemeral",
+    "image",
+];
+
 fn sources(volume: &Value, path: &str, errors: &mut ErrorList) {
-    let schema = crate::schema::TypeRef::by_name("io.k8s.api.core.v1.VolumeSource");
     let mut given = 0;
-    // Upstream looks at emptyDir first; it matters for which of two is too many.
-    let rest = schema
-        .into_iter()
-        .flat_map(|s| s.fields())
-        .map(|f| f.name())
-        .filter(|f| *f != "emptyDir");
-    for field in std::iter::once("emptyDir").chain(rest) {
+    for field in SOURCES {
         let Some(source) = volume.get(field) else { continue };
         given += 1;
         let path = format!("{path}.{field}");
         if given > 1 {
-            errors.push(FieldError::forbidden(
-                path,
+            // Upstream's slip: the name differs from the field's.
+            errors.forbidden(
+                path.replace(".cephfs", ".cephFS"),
                 "may not specify more than 1 volume type",
-            ));
+            );
         } else {
             source_fields(field, source, &path, errors);
         }
@@ -74,44 +101,27 @@ fn sources(volume: &Value, path: &str, errors: &mut ErrorList) {
 }
 
 fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList) {
-    let required: &[&str] = match kind {
-        "hostPath" => &["path"],
-        "secret" => &["secretName"],
-        "configMap" => &["name"],
-        "persistentVolumeClaim" => &["claimName"],
-        "nfs" => &["server", "path"],
-        "csi" | "flexVolume" => &["driver"],
-        "gitRepo" => &["repository"],
-        "glusterfs" => &["endpoints", "path"],
-        "iscsi" => &["targetPortal", "iqn"],
-        "rbd" => &["image"],
-        "azureFile" => &["secretName", "shareName"],
-        "azureDisk" => &["diskName", "diskURI"],
-        "vsphereVolume" => &["volumePath"],
-        "awsElasticBlockStore" | "portworxVolume" => &["volumeID"],
-        "gcePersistentDisk" => &["pdName"],
-        _ => &[],
+    let required = match kind {
+        "secret" => "secretName",
+        "configMap" => "name",
+        "persistentVolumeClaim" => "claimName",
+        "gitRepo" => "repository",
+        _ => "",
     };
-    for field in required {
-        if text(source, &format!("/{field}")).is_empty() {
-            errors.push(FieldError::required(format!("{path}.{field}"), ""));
-        }
+    if !required.is_empty() {
+        errors.present(
+            &format!("{path}.{required}"),
+            text(source, &format!("/{required}")),
+        );
     }
     match kind {
-        "hostPath" => {
-            let target = text(source, "/path");
-            if target.split('/').any(|part| part == "..") {
-                errors.push(FieldError::invalid(
-                    format!("{path}.path"),
-                    &target.into(),
-                    "must not contain '..'",
-                ));
-            }
-            errors.one_of(&format!("{path}.type"), text(source, "/type"), &HOST_PATH_TYPES);
-        }
         "secret" | "configMap" => {
             mode(source, "defaultMode", path, errors);
             keys_to_paths(source, path, errors);
+        }
+        "gitRepo" => {
+            let directory = text(source, "/directory");
+            relative_path(directory, &format!("{path}.directory"), errors);
         }
         "downwardAPI" => {
             mode(source, "defaultMode", path, errors);
@@ -122,16 +132,20 @@ fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList)
             projected(source, path, errors);
         }
         "csi" => {
-            let secret = source.get("nodePublishSecretRef");
-            if secret.is_some_and(|secret| text(secret, "/name").is_empty()) {
-                errors.required(format!("{path}.nodePublishSecretRef.name"), "");
+            driver_name(text(source, "/driver"), &format!("{path}.driver"), errors);
+            if let Some(secret) = source.get("nodePublishSecretRef") {
+                let name = text(secret, "/name");
+                if errors.present(&format!("{path}.nodePublishSecretRef.name"), name) {
+                    errors.problems(&format!("{path}.name"), name, subdomain_problems(name));
+                }
             }
         }
-        "rbd" | "cephfs" if list(source, "/monitors").is_empty() => {
-            errors.required(format!("{path}.monitors"), "");
-        }
-        "ephemeral" if source.get("volumeClaimTemplate").is_none() => {
-            errors.required(format!("{path}.volumeClaimTemplate"), "");
+        "ephemeral" => {
+            let path = format!("{path}.volumeClaimTemplate");
+            match source.get("volumeClaimTemplate") {
+                None => errors.required(path, ""),
+                Some(template) => claim_template(template, &path, errors),
+            }
         }
         "emptyDir" => {
             let limit = source.get("sizeLimit").and_then(Value::as_str);
@@ -140,8 +154,40 @@ fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList)
                 errors.push(FieldError::forbidden(format!("{path}.sizeLimit"), detail));
             }
         }
-        _ => {}
+        "image" => {
+            let policy = text(source, "/pullPolicy");
+            let supported = ["Always", "IfNotPresent", "Never"];
+            if !policy.is_empty() {
+                errors.one_of(&format!("{path}.pullPolicy"), policy, &supported);
+            }
+        }
+        _ => common_source(kind, source, path, false, errors),
     }
+}
+
+/// The claim that a pod brings with it: its metadata may have labels and annotations, nothing else.
+fn claim_template(template: &Value, path: &str, errors: &mut ErrorList) {
+    let metadata = &template["metadata"];
+    validate_annotations(
+        map(metadata, "/annotations"),
+        &format!("{path}.metadata.annotations"),
+        errors,
+    );
+    validate_labels(
+        map(metadata, "/labels"),
+        &format!("{path}.metadata.labels"),
+        errors,
+    );
+    for (field, value) in metadata.as_object().into_iter().flatten() {
+        let empty = value.is_null() || value == "" || value == 0;
+        if !empty && !matches!(field.as_str(), "annotations" | "labels") {
+            let field = if field == "uid" { "uID" } else { field };
+            errors.forbidden(format!("{path}.metadata.{field}"), "cannot be set");
+        }
+    }
+    let mut inner = ErrorList::new();
+    claim_spec(&template["spec"], &mut inner);
+    errors.under(path, inner);
 }
 
 fn mode(owner: &Value, field: &str, path: &str, errors: &mut ErrorList) {
@@ -174,7 +220,7 @@ fn file_path(target: &str, path: &str, errors: &mut ErrorList) {
         return;
     }
     relative_path(target, path, errors);
-    if target.starts_with("..") && !target.split('/').any(|part| part == "..") {
+    if target.starts_with("..") && !target.starts_with("../") {
         errors.push(FieldError::invalid(
             path,
             &target.into(),
@@ -183,9 +229,9 @@ fn file_path(target: &str, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// Upstream does not say which of the items is meant.
 fn downward(source: &Value, path: &str, errors: &mut ErrorList) {
-    for (i, item) in list(source, "/items").iter().enumerate() {
-        let path = format!("{path}.items[{i}]");
+    for item in list(source, "/items") {
         file_path(text(item, "/path"), &format!("{path}.path"), errors);
         match (item.get("fieldRef"), item.get("resourceFieldRef")) {
             (Some(field), None) => field_ref(field, &format!("{path}.fieldRef"), &FILE_FIELDS, errors),
@@ -197,18 +243,18 @@ fn downward(source: &Value, path: &str, errors: &mut ErrorList) {
                 resource_ref(resource, &path, errors);
             }
             (Some(_), Some(_)) => errors.push(FieldError::invalid(
-                path.clone(),
+                path,
                 &"resource".into(),
                 "fieldRef and resourceFieldRef can not be specified simultaneously",
             )),
             (None, None) => {
                 errors.push(FieldError::required(
-                    path.clone(),
+                    path,
                     "one of fieldRef and resourceFieldRef is required",
                 ));
             }
         }
-        mode(item, "mode", &path, errors);
+        mode(item, "mode", path, errors);
     }
 }
 
@@ -229,13 +275,6 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
             let Some(inner) = source.get(kind) else { continue };
             given += 1;
             let path = format!("{path}.{kind}");
-            if given > 1 {
-                errors.push(FieldError::forbidden(
-                    path,
-                    "may not specify more than 1 volume type per source",
-                ));
-                continue;
-            }
             match kind {
                 "secret" | "configMap" => {
                     if text(inner, "/name").is_empty() {
@@ -261,22 +300,66 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
                 }
                 "serviceAccountToken" => {
                     let seconds = int(inner, "/expirationSeconds").unwrap_or(MIN_TOKEN_SECONDS);
+                    let field = format!("{path}.expirationSeconds");
                     if seconds < MIN_TOKEN_SECONDS {
                         let detail = "may not specify a duration less than 10 minutes";
-                        errors.push(FieldError::invalid(
-                            format!("{path}.expirationSeconds"),
-                            &seconds.into(),
-                            detail,
-                        ));
+                        errors.invalid(field, seconds, detail);
+                    } else if seconds > MAX_TOKEN_SECONDS {
+                        let detail = "may not specify a duration larger than 2^32 seconds";
+                        errors.invalid(field, seconds, detail);
                     }
+                    // Upstream's path is that of the volume, and the file may be there twice.
+                    file_path(text(inner, "/path"), &format!("{owner}.path"), errors);
+                }
+                "clusterTrustBundle" => {
+                    trust_bundle(inner, &format!("{path}PEM"), errors);
                     let file = text(inner, "/path");
-                    file_path(file, &format!("{path}.path"), errors);
                     once(&mut files, file, owner, file, errors);
                 }
                 _ => {}
             }
         }
+        if given > 1 {
+            errors.forbidden(path, "may not specify more than 1 volume type");
+        }
     }
+}
+
+/// Trust anchors by the name of their bundle, or by that of a signer and labels.
+fn trust_bundle(source: &Value, path: &str, errors: &mut ErrorList) {
+    let given = |field: &str| source.get(field).and_then(Value::as_str);
+    match (given("name"), given("signerName")) {
+        (Some(_), Some(_)) => {
+            let detail = "only one of name and signerName may be used";
+            errors.invalid(path, source.clone(), detail);
+        }
+        (Some(name), None) => {
+            let field = format!("{path}.name");
+            if name.is_empty() {
+                errors.required(field.as_str(), "must be a valid object name");
+            }
+            for problem in subdomain_problems(name.rsplit(':').next().unwrap_or("")) {
+                let detail = format!("not a valid clustertrustbundlename: {problem}");
+                errors.invalid(field.as_str(), name, detail);
+            }
+            if let Some(selector) = source.get("labelSelector") {
+                let detail = "labelSelector must be unset if name is specified";
+                errors.invalid(format!("{path}.labelSelector"), selector.clone(), detail);
+            }
+        }
+        (None, Some(signer)) => {
+            let field = format!("{path}.signerName");
+            if signer.is_empty() {
+                errors.required(field.as_str(), "must be a valid signer name");
+            }
+            signer_name(signer, &field, errors);
+            if let Some(selector) = source.get("labelSelector") {
+                label_selector(selector, &format!("{path}.labelSelector"), errors);
+            }
+        }
+        (None, None) => errors.required(path, "either name or signerName must be specified"),
+    }
+    file_path(text(source, "/path"), &format!("{path}.path"), errors);
 }
 
 /// Two sources may not make the same file. `blamed` is what is shown of the later one.
