@@ -119,7 +119,7 @@ async fn an_approval_is_of_what_was_asked_for() {
         ),
         (
             json!({"conditions": [condition.clone(), {"type": "Denied", "status": "True"}]}),
-            "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+            "status.conditions[1].type: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
         ),
         (
             json!({"conditions": [{"type": "Approved", "status": "False"}]}),
