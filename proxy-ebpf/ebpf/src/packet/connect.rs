@@ -121,7 +121,10 @@ pub(crate) fn directly<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Addre
         Beside::Nothing => return CONTINUE,
         Beside::Connection => {}
     }
-    let (destination, port) = (scratch.packet.key.destination, scratch.packet.key.destination_port);
+    let (destination, port) = (
+        scratch.packet.key.destination,
+        scratch.packet.key.destination_port,
+    );
     scratch.begin(destination, port, ServiceId(0), BackendId(0));
     scratch.entry.flags = ConntrackFlags::DIRECT;
     if let Err(reason) = open::<F>(scratch) {

@@ -2,8 +2,8 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use proxy_ebpf_common::{
-    Address, Conntrack, ConntrackFlags, DropReason, Hook, Port, Protocol, SNAT_PORT_MAX, SNAT_PORT_MIN, is_expired,
-    timeouts,
+    Address, Conntrack, ConntrackFlags, DropReason, Hook, Port, Protocol, SNAT_PORT_MAX, SNAT_PORT_MIN,
+    is_expired, timeouts,
 };
 
 use super::{family::PacketFamily, maps::PRESSURE, scratch::Scratch};
