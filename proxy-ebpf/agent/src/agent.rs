@@ -329,7 +329,9 @@ impl Proxy {
             self.objects.take_changes()
         } else {
             self.health_checks.clear();
-            self.objects.all()
+            let all = self.objects.all();
+            self.refusals.keep_only(&all);
+            all
         };
         self.refusals.apply(&mut changes);
         for change in &changes {

@@ -85,7 +85,7 @@ pub struct EndpointSlice {
 struct Endpoint {
     address: IpAddr,
     state: EndpointState,
-    /// Zones whose nodes should prefer it. In a box of its own, because few have any: they are most of what is kept.
+    /// Zones whose nodes should prefer it. In a box of its own: endpoints are most of what is kept, and few have any.
     #[expect(
         clippy::box_collection,
         reason = "one word where there is none, instead of three"

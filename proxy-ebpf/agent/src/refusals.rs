@@ -35,7 +35,16 @@ impl Refusals {
         self.sizes.len()
     }
 
-    /// Takes away what the changes of refused Services ask for. One that asks for less than it did is not refused any more.
+    /// Forgets Services that are gone, given all that there are.
+    pub fn keep_only(&mut self, all: &[Change]) {
+        if !self.sizes.is_empty() {
+            let there: HashSet<_> = all.iter().map(|change| &change.service).collect();
+            self.sizes.retain(|service, _| there.contains(service));
+        }
+    }
+
+    /// Takes away what the changes of refused Services ask for, their health checks too: a load balancer must not send here
+    /// what nobody answers. One that asks for less than it did is not refused any more.
     pub fn apply(&mut self, changes: &mut [Change]) {
         for change in changes {
             match self.sizes.get(&change.service) {
@@ -43,7 +52,10 @@ impl Refusals {
                 Some(&refused) if size(change) < refused => {
                     self.sizes.remove(&change.service);
                 }
-                Some(_) => change.ports.clear(),
+                Some(_) => {
+                    change.ports.clear();
+                    change.health_check = None;
+                }
             }
         }
     }
@@ -87,7 +99,7 @@ mod tests {
     use proxy_ebpf_common::Protocol;
 
     use super::*;
-    use crate::desired::{ServicePort, SocketAddress};
+    use crate::desired::{HealthCheck, ServicePort, SocketAddress};
 
     fn change(name: &str, frontends: impl IntoIterator<Item = u16>, backends: u16) -> Change {
         let socket = |third, port| SocketAddress {
@@ -127,10 +139,17 @@ mod tests {
 
         let mut changes = [
             change("small", [5], 3),
-            change("wide", 0..101, 0),
+            Change {
+                health_check: Some(HealthCheck {
+                    port: 32_000,
+                    local_endpoints: 1,
+                }),
+                ..change("wide", 0..101, 0)
+            },
             change("popular", [200], 299),
         ];
         refusals.apply(&mut changes);
+        assert_eq!(changes[1].health_check, None);
         let kept: Vec<_> = changes.iter().map(|change| !change.ports.is_empty()).collect();
         assert_eq!(kept, [true, false, true]);
         assert_eq!(refusals.count(), 1);
@@ -139,6 +158,13 @@ mod tests {
             ports: Vec::new(),
             ..change("wide", [], 0)
         }]);
+        assert_eq!(refusals.count(), 0);
+
+        // It is deleted while nobody looks.
+        refusals.refuse_largest(&all, 1 << 10).expect("one is to blame");
+        refusals.keep_only(&all);
+        assert_eq!(refusals.count(), 1);
+        refusals.keep_only(&all[..2]);
         assert_eq!(refusals.count(), 0);
     }
 }
