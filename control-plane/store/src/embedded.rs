@@ -4,34 +4,34 @@
 //! commits them in one transaction: a single fsync serves them all. Nothing is acknowledged, published to a watch or
 //! visible to a read before that fsync. Reads go to the snapshot of the last commit and never wait for the writer.
 //!
-//! A copying B-tree and not a log of our own: after `kill -9` or a power cut the file *is* the last commit, and memory
-//! holds a small page cache instead of an index of all keys.
+//! A copying B-tree and not a log of values: memory holds a small page cache instead of an index of all keys. The pages that a
+//! commit changes go through a [`journal`], because a disk takes one piece in a third of the time that it takes for many.
 
 mod backup;
 mod compaction;
+mod file;
 pub(crate) mod fuzzing;
+mod journal;
 mod layout;
 mod reader;
-mod storage;
 mod transaction;
 mod writer;
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
 
 use bytes::Bytes;
-use redb::{StorageBackend, backends::FileBackend};
+use redb::StorageBackend;
 use tokio::sync::oneshot;
 
 use self::{
+    journal::Length,
     reader::Reader,
-    storage::{Length, Storage},
     transaction::{Write, WriteKind},
     writer::{Command, Writer},
 };
@@ -42,8 +42,6 @@ use crate::{
 
 /// A smaller file is not looked into: what could be won is not worth the time of a start.
 const SHRINK_FROM_BYTES: u64 = 64 << 20;
-/// Enough for the inner pages while a file is filled.
-const MAKE_CACHE_BYTES: usize = 16 << 20;
 
 /// How an [`Embedded`] store is opened.
 #[derive(Debug, Clone)]
@@ -54,6 +52,8 @@ pub struct EmbeddedOptions {
     pub cache_bytes: usize,
     /// After so many undelivered events a watch is cut off.
     pub watch_buffer_events: usize,
+    /// How long the journal is of a store that is made, in bytes. What it holds is in memory too.
+    pub journal_bytes: usize,
     /// History older than one to two such intervals is forgotten by itself; `None` leaves that to [`Store::compact`].
     pub compaction_interval: Option<Duration>,
 }
@@ -69,6 +69,9 @@ impl EmbeddedOptions {
             cache_bytes: 4 << 20,
             // A reader is woken with everything that waits, so only one that stands still gets this far behind.
             watch_buffer_events: 8192,
+            // At one client a segment of half of it lasts for some fifty commits, most of which change the same pages. Twice as much
+            // is 4 % faster at 64 clients and takes 9 MiB more under that load, half as much stands still at times.
+            journal_bytes: 4 << 20,
             // What kube-apiserver asks of etcd.
             compaction_interval: Some(Duration::from_secs(300)),
         }
@@ -84,6 +87,8 @@ pub struct Embedded {
     length: Length,
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<JoinHandle<()>>,
+    /// Goes last.
+    _lock: Option<fs::File>,
 }
 
 impl Embedded {
@@ -94,29 +99,18 @@ impl Embedded {
     /// when a newer version wrote it.
     pub fn open(options: EmbeddedOptions) -> Result<Embedded> {
         let path = options.dir.join(layout::FILE_NAME);
-        let failed = |error| Error::Open {
-            path: path.clone(),
-            source: Arc::new(error),
-        };
+        let failed = |error| file::failed_to_open(&path, error);
+        file::make_dir(&options.dir).map_err(failed)?;
+        let lock = file::lock(&options.dir).map_err(failed)?;
         if !path.exists() {
-            make_file(&path, &path.with_extension("new"), |_| Ok(())).map_err(|error| match error {
-                Error::Storage(source) => Error::Open {
-                    path: path.clone(),
-                    source,
-                },
-                other => other,
-            })?;
+            file::make(&path, &path.with_extension("new"), &options, |_| Ok(())).map_err(failed)?;
         }
-        let backend = open_file(&path).map_err(|error| failed(error.into()))?;
         let length = Length::default();
-        let backend = Storage::new(backend, length.clone());
-        let mut database =
-            open_database(backend, options.cache_bytes).map_err(|error| failed(error.into()))?;
-        let file_bytes = fs::metadata(&path).map_or(0, |file| file.len());
-        if file_bytes >= SHRINK_FROM_BYTES {
-            shrink_if_sparse(&mut database, file_bytes)?;
+        let mut database = file::open(&path, &options, length.clone()).map_err(failed)?;
+        if length.bytes() >= SHRINK_FROM_BYTES {
+            shrink_if_sparse(&mut database, length.bytes())?;
         }
-        Embedded::start(database, length, &options)
+        Embedded::start(database, length, &options, Some(lock))
     }
 
     /// As [`open`](Self::open), but makes nothing where there is no store.
@@ -141,15 +135,17 @@ impl Embedded {
     /// As [`open`](Self::open).
     pub fn open_on(backend: impl StorageBackend, options: &EmbeddedOptions) -> Result<Embedded> {
         let length = Length::default();
-        let backend = Storage::new(backend, length.clone());
-        let database = open_database(backend, options.cache_bytes).map_err(|error| Error::Open {
-            path: options.dir.clone(),
-            source: Arc::new(error.into()),
-        })?;
-        Embedded::start(database, length, options)
+        let opened = file::open_on(backend, options, length.clone());
+        let database = opened.map_err(|error| file::failed_to_open(&options.dir, error))?;
+        Embedded::start(database, length, options, None)
     }
 
-    fn start(database: redb::Database, length: Length, options: &EmbeddedOptions) -> Result<Embedded> {
+    fn start(
+        database: redb::Database,
+        length: Length,
+        options: &EmbeddedOptions,
+        lock: Option<fs::File>,
+    ) -> Result<Embedded> {
         let snapshot = layout::initialise(&database)?;
         let hub = Arc::new(Hub::new(snapshot.revision, options.watch_buffer_events));
         let reader = Arc::new(Reader::new(snapshot, hub));
@@ -171,6 +167,7 @@ impl Embedded {
             length,
             commands: Some(commands),
             writer: Some(writer),
+            _lock: lock,
         })
     }
 
@@ -281,63 +278,6 @@ fn shrink_if_sparse(database: &mut redb::Database, file_bytes: u64) -> Result<()
         shrunk.map_err(|error| Error::Storage(Arc::new(error.into())))?;
     }
     Ok(())
-}
-
-/// Makes a store's file: filled under another name, so that it is there whole or, after a power cut, not at all.
-fn make_file<T>(
-    path: &Path,
-    unfinished: &Path,
-    fill: impl FnOnce(&redb::Database) -> Result<T>,
-) -> Result<T> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(redb::Error::Io)?;
-    let backend = open_file(unfinished).map_err(redb::Error::from)?;
-    // What an attempt that was cut off has left.
-    backend.set_len(0).map_err(redb::Error::Io)?;
-    let database = open_database(backend, MAKE_CACHE_BYTES).map_err(redb::Error::from)?;
-    let filled = layout::initialise(&database).and_then(|_| fill(&database));
-    drop(database);
-    match filled {
-        Ok(done) => {
-            fs::rename(unfinished, path).map_err(redb::Error::Io)?;
-            fs::File::open(dir)
-                .and_then(|dir| dir.sync_all())
-                .map_err(redb::Error::Io)?;
-            Ok(done)
-        }
-        Err(error) => {
-            // Nobody would look at it; that it cannot be removed changes nothing.
-            let _ = fs::remove_file(unfinished);
-            Err(error)
-        }
-    }
-}
-
-fn open_file(path: &Path) -> Result<FileBackend, redb::DatabaseError> {
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?;
-    FileBackend::new(file)
-}
-
-fn open_database(
-    backend: impl StorageBackend,
-    cache_bytes: usize,
-) -> Result<redb::Database, redb::DatabaseError> {
-    redb::Builder::new()
-        .set_cache_size(cache_bytes)
-        .set_repair_callback(|session| {
-            tracing::info!(
-                progress = session.progress(),
-                "the store was not closed cleanly, checking it"
-            );
-        })
-        .create_with_backend(backend)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The entrances of the fuzz targets to decoders that are this crate's own. Each takes any bytes and panics where a decoder
 //! breaks a promise; nothing else calls them.
 
-pub use crate::{embedded::fuzzing::log_record, etcd::fuzzing::etcd_responses};
+pub use crate::{
+    embedded::fuzzing::{journal, log_record},
+    etcd::fuzzing::etcd_responses,
+};
 
 use crate::snapshot::SnapshotReader;
 

@@ -160,6 +160,7 @@ async fn list(store: &Embedded, revision: Option<Revision>) -> BTreeMap<String, 
 fn options(dir: &Path) -> EmbeddedOptions {
     EmbeddedOptions {
         compaction_interval: None,
+        journal_bytes: 512 << 10,
         ..EmbeddedOptions::new(dir)
     }
 }

@@ -92,6 +92,8 @@ async fn take(store: &Embedded, step: Step, (state, revision): &(State, Revision
 fn open(disk: &Disk) -> Result<Embedded> {
     let options = EmbeddedOptions {
         compaction_interval: None,
+        // A segment is full after some steps of the story.
+        journal_bytes: 256 << 10,
         ..EmbeddedOptions::new("/nowhere")
     };
     Embedded::open_on(disk.clone(), &options)

@@ -63,6 +63,7 @@ pub const TARGETS: &[Target] = &[
     target("request_line", apiserver::fuzzing::request_line),
     target("snapshot_file", store::fuzzing::snapshot_file),
     target("spdy", apiserver::fuzzing::spdy),
+    target("store_journal", store::fuzzing::journal),
     target("store_log_record", store::fuzzing::log_record),
     target("strategic_merge", objects::strategic_merge),
     target("token_keys", apiserver::fuzzing::token_keys),

@@ -60,6 +60,7 @@ async fn embedded(name: &str, seed: u64, writes: usize) -> anyhow::Result<Summar
     let options = store::EmbeddedOptions {
         watch_buffer_events: random.random_range(16..2000),
         cache_bytes: random.random_range(1 << 16..1 << 22),
+        journal_bytes: random.random_range(1 << 15..1 << 21),
         compaction_interval: None,
         ..store::EmbeddedOptions::new("/nowhere")
     };

@@ -32,6 +32,7 @@ async fn the_embedded_store_under_power_cuts() {
         let mut random = StdRng::seed_from_u64(seed);
         let options = EmbeddedOptions {
             watch_buffer_events: 64,
+            journal_bytes: 128 << 10,
             compaction_interval: None,
             ..EmbeddedOptions::new("/nowhere")
         };

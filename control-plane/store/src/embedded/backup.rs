@@ -5,9 +5,8 @@ use std::{io::Write, path::Path};
 use redb::{Database, ReadableTable};
 
 use super::{
-    Embedded,
+    Embedded, EmbeddedOptions, file,
     layout::{self, DEADLINES, KEYS, LOG, META, Record, RecordKind, Standing, meta},
-    make_file,
 };
 use crate::{
     Error, Result, Revision,
@@ -41,7 +40,8 @@ impl Embedded {
             return Err(Error::NotEmpty(path.display().to_string()));
         }
         let reader = snapshot::open(file)?;
-        make_file(&path, &path.with_extension("restoring"), |database| {
+        let options = EmbeddedOptions::new(dir);
+        file::make(&path, &path.with_extension("restoring"), &options, |database| {
             fill(database, reader, bump)
         })
     }

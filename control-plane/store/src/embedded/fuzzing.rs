@@ -1,5 +1,6 @@
-//! Rows of the log, as any bytes that a damaged file might hold.
+//! Rows of the log and the journal, as any bytes that a damaged file might hold.
 
+pub use super::journal::fuzzing::journal;
 use super::layout::Record;
 
 /// A row: what can be read is written the same.

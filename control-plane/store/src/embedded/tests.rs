@@ -48,6 +48,8 @@ fn open(dir: &Path) -> Embedded {
 fn options(dir: &Path) -> EmbeddedOptions {
     EmbeddedOptions {
         watch_buffer_events: 64,
+        // Changes its segments often, and needs several records for a large sync.
+        journal_bytes: 64 << 10,
         compaction_interval: None,
         ..EmbeddedOptions::new(dir)
     }
@@ -187,6 +189,38 @@ async fn a_half_made_file_is_made_again() {
     let store = open(dir.path());
     assert_eq!(store.create("/a", Bytes::new(), None).await.unwrap(), 1);
     assert!(!dir.path().join("store.new").exists());
+}
+
+/// A file of before there was a journal, which is redb's alone, also one that was not closed.
+#[tokio::test]
+async fn an_older_file_is_given_a_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(layout::FILE_NAME);
+    let store = lived_in(dir.path()).await;
+    let (kept, head) = (
+        store.list("/s/", ListOptions::default()).await.unwrap().items,
+        store.current_revision().await.unwrap(),
+    );
+    drop(store);
+    let plain = fs::read(&path).unwrap().split_off(4096 + (64 << 10));
+    assert!(plain.starts_with(b"redb"));
+    let mut unclosed = plain.clone();
+    unclosed[9] |= 2;
+    for old in [plain, unclosed] {
+        fs::write(&path, &old).unwrap();
+        // And the attempt before this one was cut off.
+        fs::write(path.with_extension("new"), &old).unwrap();
+        for _ in 0..2 {
+            let store = open(dir.path());
+            assert_eq!(
+                store.list("/s/", ListOptions::default()).await.unwrap().items,
+                kept
+            );
+            assert_eq!(store.current_revision().await.unwrap(), head);
+        }
+        assert!(fs::read(&path).unwrap().starts_with(b"StoreV1"));
+        assert!(!path.with_extension("new").exists());
+    }
 }
 
 #[tokio::test]
@@ -413,8 +447,9 @@ async fn a_sparse_file_is_shrunk() {
     drop(store);
     let len = || fs::metadata(&path).unwrap().len();
     let before = len();
-    let mut database = open_database(open_file(&path).unwrap(), 1 << 20).unwrap();
-    shrink_if_sparse(&mut database, before).unwrap();
+    let length = Length::default();
+    let mut database = file::open(&path, &options(dir.path()), length.clone()).unwrap();
+    shrink_if_sparse(&mut database, length.bytes()).unwrap();
     drop(database);
     assert!(len() < before / 4, "{before} bytes became {}", len());
     let found = open(dir.path())
@@ -446,7 +481,8 @@ async fn power_may_be_cut_while_a_file_is_shrunk() {
     let mut cut = 0;
     loop {
         let sparse = disk.copy_after_power_cut(&mut random);
-        let mut database = open_database(sparse.clone(), 1 << 20).unwrap();
+        let opened = file::open_on(sparse.clone(), &options(Path::new("/nowhere")), Length::default());
+        let mut database = opened.unwrap();
         sparse.cut_power_after(cut);
         let shrunk = database.compact().is_ok();
         drop(database);
