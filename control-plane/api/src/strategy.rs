@@ -79,6 +79,12 @@ pub trait Strategy: Sync + Send {
         let _ = obj;
     }
 
+    /// Sets the times that the server takes down where the client does not: `now` is an RFC 3339 time of whole seconds, `subresource` what
+    /// is written to (`""` is the main resource). Doing it twice does what doing it once does.
+    fn stamp(&self, subresource: &str, new: &mut Value, old: Option<&Value>, now: &str) {
+        let _ = (subresource, new, old, now);
+    }
+
     /// Converts between versions that share storage.
     fn convert(&self, obj: Value, from: &str, to: &str) -> Result<Value> {
         let _ = (from, to);

@@ -7,10 +7,11 @@
 //! - `> create EDITS` creates the object with edits made to it, `> update EDITS`, `> status EDITS` and `> SUBRESOURCE EDITS` update
 //!   the created one;
 //! - `> old EDITS` changes what the following updates find;
-//! - `> show POINTER EDITS` creates the object and shows a part of what is stored, `> shown POINTER EDITS` updates the created one;
+//! - `> show POINTER EDITS` creates the object and shows a part of what is stored, `> shown POINTER EDITS` updates the created one,
+//!   `> showed POINTER EDITS` its status;
 //! - `> warn EDITS` tells what the creator is warned of, `> warned EDITS` what the updater is.
 //!
-//! Edits are `/json/pointer=JSON` (`/-` appends), or `-/json/pointer` to remove, with spaces between them (and no ` /` within). The lines
+//! Edits are `/json/pointer=JSON` (`/-` appends), or `-/json/pointer` to remove, with spaces between them (and no ` /` within); `«x*3»` is `xxx`. The lines
 //! after a `>` are the answer: a message per line, or `ok`. `UPDATE_EXPECT=1` writes the answers down; whoever does that compares
 //! them with upstream's tables (`pkg/apis/*/validation/*_test.go`).
 
@@ -21,6 +22,9 @@ use api::validation::ErrorList;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The time at which everything happens.
+const NOW: &str = "2026-01-02T03:04:05Z";
 
 /// The state of a script.
 struct Script {
@@ -56,6 +60,7 @@ impl Script {
         meta::metadata_mut(&mut object).insert("uid".into(), "uid-1".into());
         strategy.default(&mut object);
         strategy.prepare_for_create(&mut object);
+        strategy.stamp("", &mut object, None, NOW);
         let errors = strategy.validate(&object);
         (object, errors)
     }
@@ -65,21 +70,25 @@ impl Script {
         let strategy = self.resource().strategy;
         let mut new = self.decoded(edited(&self.old, edits));
         strategy.default(&mut new);
+        strategy.stamp("", &mut new, Some(&self.old), NOW);
         strategy.prepare_for_update(&mut new, &self.old);
         let errors = strategy.validate_update(&new, &self.old);
         (new, errors)
     }
 
-    fn update_part(&self, part: &str, edits: &str) -> ErrorList {
+    fn update_part(&self, part: &str, edits: &str) -> (Value, ErrorList) {
         let strategy = self.resource().strategy;
         let mut new = self.decoded(edited(&self.old, edits));
         strategy.default(&mut new);
-        if part == "status" {
+        strategy.stamp(part, &mut new, Some(&self.old), NOW);
+        let errors = if part == "status" {
             strategy.prepare_for_status_update(&mut new, &self.old);
-            return strategy.validate_status_update(&new, &self.old);
-        }
-        strategy.prepare_for_subresource_update(part, &mut new, &self.old);
-        strategy.validate_subresource_update(part, &new, &self.old)
+            strategy.validate_status_update(&new, &self.old)
+        } else {
+            strategy.prepare_for_subresource_update(part, &mut new, &self.old);
+            strategy.validate_subresource_update(part, &new, &self.old)
+        };
+        (new, errors)
     }
 
     fn decoded(&self, value: Value) -> Value {
@@ -98,14 +107,13 @@ impl Script {
                 self.old = old;
                 return String::new();
             }
-            "show" | "shown" => {
+            "show" | "shown" | "showed" => {
                 let (pointer, edits) = edits.split_once(' ').unwrap_or((edits, ""));
-                let stored = if verb == "show" {
-                    self.create(edits)
-                } else {
-                    self.update(edits)
-                }
-                .0;
+                let (stored, _) = match verb {
+                    "show" => self.create(edits),
+                    "shown" => self.update(edits),
+                    _ => self.update_part("status", edits),
+                };
                 let shown = stored.pointer(pointer).cloned().unwrap_or_default();
                 return serde_json::to_string_pretty(&shown).expect("JSON") + "\n";
             }
@@ -117,7 +125,7 @@ impl Script {
                 };
                 return warnings.iter().map(|warning| format!("{warning}\n")).collect();
             }
-            part => self.update_part(part, edits),
+            part => self.update_part(part, edits).1,
         };
         let lines: Vec<String> = errors.iter().map(|e| e.message().replace('\n', "\\n")).collect();
         match lines.is_empty() {
@@ -129,7 +137,11 @@ impl Script {
 
 fn edited(object: &Value, edits: &str) -> Value {
     let mut object = object.clone();
-    for edit in edits.replace(" /", "\n/").replace(" -/", "\n-/").lines() {
+    for edit in repeated(edits)
+        .replace(" /", "\n/")
+        .replace(" -/", "\n-/")
+        .lines()
+    {
         if edit.is_empty() {
             continue;
         }
@@ -161,6 +173,19 @@ fn edited(object: &Value, edits: &str) -> Value {
         *at = value;
     }
     object
+}
+
+/// Writes `«x*3»` out as `xxx`.
+fn repeated(edits: &str) -> String {
+    let mut parts = edits.split('«');
+    let mut out = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let (repeat, rest) = part.split_once('»').expect(edits);
+        let (text, times) = repeat.rsplit_once('*').expect(edits);
+        out += &text.repeat(times.parse().expect(edits));
+        out += rest;
+    }
+    out
 }
 
 fn unescaped(step: &str) -> String {

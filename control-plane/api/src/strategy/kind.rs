@@ -10,6 +10,8 @@ use crate::validation::ErrorList;
 use serde_json::{Map, Value};
 
 type Object = Map<String, Value>;
+/// See [`Strategy::stamp`].
+type Stamp = fn(&str, &mut Value, Option<&Value>, &str);
 /// From one `apiVersion` to another.
 type Convert = fn(Value, &str, &str) -> Result<Value>;
 
@@ -24,6 +26,7 @@ pub(crate) struct Subresources {
 pub(crate) struct Kind {
     pub(super) traits: Traits,
     default: fn(&mut Object),
+    stamp: Stamp,
     convert: Option<Convert>,
     create: fn(&Traits, &mut Value),
     update: fn(&Traits, &mut Value, &Value),
@@ -55,6 +58,7 @@ impl Kind {
                 generation: &[],
             },
             default: |_| (),
+            stamp: |_, _, _, _| (),
             convert: None,
             create: generic_prepare_for_create,
             update: generic_prepare_for_update,
@@ -99,6 +103,11 @@ impl Kind {
 
     pub(crate) const fn defaults(mut self, default: fn(&mut Object)) -> Kind {
         self.default = default;
+        self
+    }
+
+    pub(crate) const fn stamps(mut self, stamp: Stamp) -> Kind {
+        self.stamp = stamp;
         self
     }
 
@@ -194,6 +203,10 @@ impl Strategy for Kind {
         if let Value::Object(map) = obj {
             (self.default)(map);
         }
+    }
+
+    fn stamp(&self, subresource: &str, new: &mut Value, old: Option<&Value>, now: &str) {
+        (self.stamp)(subresource, new, old, now);
     }
 
     fn convert(&self, obj: Value, from: &str, to: &str) -> Result<Value> {

@@ -56,6 +56,25 @@ pub(crate) fn canonical_cidr(text: &str, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// An interface's address with its network's prefix length, written as the address itself would write it.
+pub(crate) fn interface_address(text: &str, path: &str, errors: &mut ErrorList) {
+    let Some((address, bits)) = parse_cidr(text) else {
+        let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return errors.invalid(path, text, detail);
+    };
+    let (address, bits) = match address {
+        IpAddr::V6(v6) if bits >= 96 => match v6.to_ipv4_mapped() {
+            Some(v4) => (IpAddr::V4(v4), bits - 96),
+            None => (address, bits),
+        },
+        _ => (address, bits),
+    };
+    let canonical = format!("{address}/{bits}");
+    if canonical != text {
+        errors.invalid(path, text, format!("must be in canonical form (\"{canonical}\")"));
+    }
+}
+
 /// Whether `inner` lies in `outer` and is smaller.
 pub(crate) fn is_strict_subset(inner: (IpAddr, u8), outer: (IpAddr, u8)) -> bool {
     let same_family = inner.0.is_ipv4() == outer.0.is_ipv4();

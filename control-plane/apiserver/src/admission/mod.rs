@@ -4,6 +4,7 @@
 //! objects from the watch cache.
 
 mod certificate;
+pub(crate) mod device_admin;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;

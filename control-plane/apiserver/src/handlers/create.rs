@@ -15,7 +15,7 @@ use super::{
     },
 };
 use crate::{
-    admission::{Attributes, Operation},
+    admission::{Attributes, Operation, device_admin},
     body::RequestBody,
     context::{Context, cache_error, now, store_error},
     respond::{HttpResponse, written_response},
@@ -63,7 +63,9 @@ pub(super) async fn create_object(
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".to_owned(), meta::format_time(now()).into());
 
+    let stamped = meta::format_time(now());
     resource.strategy.default(&mut object);
+    resource.strategy.stamp("", &mut object, None, &stamped);
     let managed = match tracking {
         Tracking::Applied => given,
         Tracking::Update(_) => Parts::new(context, "")?.of_new(&object, given.as_ref()),
@@ -72,8 +74,10 @@ pub(super) async fn create_object(
     context.api.admit(&attributes, &mut object, None).await?;
     resource.strategy.default(&mut object);
     resource.strategy.prepare_for_create(&mut object);
+    resource.strategy.stamp("", &mut object, None, &stamped);
     managed::put(&mut object, managed);
-    let errors = resource.strategy.validate(&object);
+    let mut errors = device_admin::problems(&context.api, &attributes, &object, None).await?;
+    errors.extend(resource.strategy.validate(&object));
     if !errors.is_empty() {
         return Err(status::invalid(
             &resource.group,

@@ -4,6 +4,7 @@ use api::{
     apply::equal_but_times,
     meta,
     status::{self, Status},
+    validation::ErrorList,
 };
 use http::StatusCode;
 use serde_json::Value;
@@ -17,9 +18,9 @@ use super::{
     },
 };
 use crate::{
-    admission::{Attributes, Operation},
+    admission::{Attributes, Operation, device_admin},
     body::RequestBody,
-    context::Context,
+    context::{Context, now},
     respond::{HttpResponse, written_response},
 };
 
@@ -41,7 +42,7 @@ pub(super) async fn update(context: &mut Context, body: RequestBody) -> Result<H
         return Ok(written_response(context, StatusCode::CREATED, object));
     }
     if blind && !missing {
-        let mut errors = api::validation::ErrorList::new();
+        let mut errors = ErrorList::new();
         errors.push(api::validation::FieldError::new(
             api::validation::ErrorKind::Invalid,
             "metadata.resourceVersion",
@@ -120,7 +121,8 @@ pub(super) async fn change(
         let attributes = Attributes::new(context, Operation::Update);
         context.api.admit(&attributes, &mut new, Some(&old)).await?;
         resource.strategy.default(&mut new);
-        prepare(context, &mut new, &old)?;
+        let problems = device_admin::problems(&api, &attributes, &new, Some(&old)).await?;
+        prepare(context, &mut new, &old, problems)?;
         match &parts {
             // These endpoints change a part of what they are sent, which is known only now.
             Some(parts) if !early => managed = track(parts, &new),
@@ -191,6 +193,12 @@ fn modified(context: &Context) -> Status {
 /// Gives the new state the system's metadata of the old one.
 fn settle(context: &Context, new: &mut Value, old: &Value) {
     context.resource.strategy.default(new);
+    let stamped = meta::format_time(now());
+    let subresource = &context.info.subresource;
+    context
+        .resource
+        .strategy
+        .stamp(subresource, new, Some(old), &stamped);
     let system = [
         "uid",
         "creationTimestamp",
@@ -215,11 +223,11 @@ fn settle(context: &Context, new: &mut Value, old: &Value) {
     }
 }
 
-/// Restricts the change to what the endpoint may change, and checks it.
-fn prepare(context: &Context, new: &mut Value, old: &Value) -> Result<(), Status> {
+/// Restricts the change to what the endpoint may change, and checks it; something may be wrong with it already.
+fn prepare(context: &Context, new: &mut Value, old: &Value, mut errors: ErrorList) -> Result<(), Status> {
     let resource = &context.resource;
     let strategy = resource.strategy;
-    let errors = match context.info.subresource.as_str() {
+    errors.extend(match context.info.subresource.as_str() {
         "status" => {
             strategy.prepare_for_status_update(new, old);
             strategy.validate_status_update(new, old)
@@ -232,7 +240,7 @@ fn prepare(context: &Context, new: &mut Value, old: &Value) -> Result<(), Status
             strategy.prepare_for_update(new, old);
             strategy.validate_update(new, old)
         }
-    };
+    });
     if errors.is_empty() {
         return Ok(());
     }

@@ -5,6 +5,7 @@ mod addresses;
 mod apply;
 mod certificates;
 mod deletion;
+mod devices;
 mod differential;
 mod documents;
 mod encodings;
