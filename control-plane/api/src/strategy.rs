@@ -265,9 +265,13 @@ pub(crate) fn bump_generation(traits: &Traits, new: &mut Value, old: &Value) {
         .iter()
         .any(|field| new.get(field) != old.get(field))
     {
-        let next = meta::generation(old) + 1;
-        meta::metadata_mut(new).insert("generation".into(), next.into());
+        set_generation(new, meta::generation(old) + 1);
     }
+}
+
+/// Sets the number of the generation.
+pub(crate) fn set_generation(obj: &mut Value, generation: i64) {
+    meta::metadata_mut(obj).insert("generation".into(), generation.into());
 }
 
 /// The default of [`Strategy::prepare_for_status_update`], for overrides that add to it.

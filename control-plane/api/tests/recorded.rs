@@ -64,7 +64,12 @@ const CREATION_DIFFERENCES: &[(&str, &str, &str)] = &[
         "/spec/updateStrategy/rollingUpdate/maxSurge",
         "since 1.21",
     ),
-    ("csidrivers", "/metadata/generation", "since 1.23"),
+    (
+        "csidrivers",
+        "/spec/preventPodSchedulingIfMissing",
+        "since 1.35, on by default since 1.37",
+    ),
+    ("horizontalpodautoscalers", "/metadata/generation", "since 1.36"),
     (
         "csidrivers",
         "/spec/requiresRepublish",

@@ -4,7 +4,7 @@ use super::access::{each, ensure, int, list, set};
 use super::kind::Kind;
 use super::pod::default::template;
 use super::pod::warnings;
-use super::{ScaleMapping, generic_reset_fields, keep_metadata};
+use super::{ScaleMapping, generic_reset_fields, keep_metadata, set_generation};
 use crate::meta::{self, NameRule};
 use serde_json::{Value, json};
 
@@ -66,6 +66,14 @@ pub(super) static DEPLOYMENT: Kind = Kind::namespaced("io.k8s.api.apps.v1.Deploy
             set(rolling, "maxSurge", "25%");
         }
         template(spec);
+    })
+    .prepares_update(|traits, new, old| {
+        super::generic_prepare_for_update(traits, new, old);
+        // Annotations go on to the ReplicaSets, so changing them is a change too.
+        let annotations = |obj: &Value| meta::annotations(obj).cloned().unwrap_or_default();
+        if annotations(new) != annotations(old) {
+            set_generation(new, meta::generation(old) + 1);
+        }
     })
     .prepares_status(|new, old| {
         super::generic_prepare_for_status_update(new, old);

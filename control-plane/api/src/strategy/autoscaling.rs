@@ -2,6 +2,8 @@
 
 use super::access::{Object, child, ensure, set};
 use super::kind::Kind;
+use super::{generic_prepare_for_update, set_generation};
+use crate::meta;
 use serde_json::{Map, Value, json};
 
 mod convert;
@@ -12,6 +14,7 @@ use convert::{METRICS, convert};
 /// Version 2.
 pub(super) static AUTOSCALER: Kind = Kind::namespaced("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler")
     .status()
+    .generation(&["spec"])
     .converts(convert)
     .defaults(|obj| {
         let spec = ensure(obj, "spec");
@@ -30,6 +33,7 @@ pub(super) static AUTOSCALER: Kind = Kind::namespaced("io.k8s.api.autoscaling.v2
 /// Version 1. What it cannot say is in annotations, which is why it is checked as version 2.
 pub(super) static AUTOSCALER_V1: Kind = Kind::namespaced("io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler")
     .status()
+    .generation(&["spec"])
     .converts(convert)
     .defaults(|obj| {
         let annotated = obj
@@ -40,6 +44,13 @@ pub(super) static AUTOSCALER_V1: Kind = Kind::namespaced("io.k8s.api.autoscaling
         set(spec, "minReplicas", 1);
         if !annotated {
             set(spec, "targetCPUUtilizationPercentage", 80);
+        }
+    })
+    .prepares_update(|traits, new, old| {
+        generic_prepare_for_update(traits, new, old);
+        // A change of what stands in annotations is one of the spec of version 2.
+        if as_version_2(new)["spec"] != as_version_2(old)["spec"] {
+            set_generation(new, meta::generation(old) + 1);
         }
     })
     .validates(|obj, errors| validate::autoscaler(&as_version_2(obj), 1, errors))

@@ -28,7 +28,7 @@ pub(super) static SIGNING_REQUEST: Kind =
         })
         .prepares_status(|new, old| {
             super::generic_prepare_for_status_update(new, old);
-            request::keep_decisions(new, old);
+            request::keep_conditions(new, old, &["Approved", "Denied"]);
         })
         .subresources(Subresources {
             prepare: |_, subresource, new, old| {
@@ -67,6 +67,7 @@ fn reset_request(traits: &Traits, subresource: &str) -> &'static [&'static str] 
 /// ClusterTrustBundles.
 pub(super) static TRUST_BUNDLE: Kind = Kind::cluster("io.k8s.api.certificates.v1.ClusterTrustBundle")
     .name(NameRule::PathSegment)
+    .conditional_update()
     .validates(|obj, errors| bundle::bundle(obj, None, errors))
     .validates_update(|new, old, errors| {
         bundle::bundle(new, Some(old), errors);
@@ -81,7 +82,15 @@ pub(super) static POD_CERTIFICATE: Kind =
         .conditional_update()
         .status()
         .defaults(|obj| set(ensure(obj, "spec"), "maxExpirationSeconds", 86_400))
-        .prepares_status(prepare_for_status_update_alone)
+        .stamps(|subresource, new, old, now| {
+            if let (Some(old), "status") = (old, subresource) {
+                pod::date_conditions(new, old, now);
+            }
+        })
+        .prepares_status(|new, old| {
+            prepare_for_status_update_alone(new, old);
+            request::keep_conditions(new, old, &pod::TERMINAL);
+        })
         .resets(reset_metadata_too)
         .validates(pod::create)
         .validates_update(|new, old, errors| {

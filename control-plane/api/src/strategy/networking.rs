@@ -2,6 +2,7 @@
 
 use super::access::{child, each, ensure, set, text};
 use super::kind::Kind;
+use super::prepare_for_status_update_alone;
 use crate::meta::NameRule;
 use serde_json::{Value, json};
 
@@ -66,9 +67,9 @@ pub(super) static NETWORK_POLICY: Kind = Kind::namespaced("io.k8s.api.networking
 /// IPAddresses. The name is the address.
 pub(super) static IP_ADDRESS: Kind = Kind::cluster("io.k8s.api.networking.v1.IPAddress")
     .name(NameRule::Ip)
-    .generation(SPEC)
     .validates(address::ip_address)
     .validates_update(|new, old, errors| {
+        address::ip_address(new, errors);
         let parent = |obj: &Value| obj.pointer("/spec/parentRef").cloned();
         errors.immutable("spec.parentRef", parent(new).as_ref(), parent(old).as_ref());
     })
@@ -84,6 +85,6 @@ pub(super) static IP_ADDRESS: Kind = Kind::cluster("io.k8s.api.networking.v1.IPA
 /// ServiceCIDRs.
 pub(super) static SERVICE_CIDR: Kind = Kind::cluster("io.k8s.api.networking.v1.ServiceCIDR")
     .status()
-    .generation(SPEC)
+    .prepares_status(prepare_for_status_update_alone)
     .validates(address::service_cidr)
     .validates_update(address::service_cidr_update);

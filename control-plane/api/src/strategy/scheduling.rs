@@ -3,6 +3,7 @@
 use super::access::{int, is_true, list, map, set, text};
 use super::kind::Kind;
 use super::pod::validate::tolerations;
+use super::pod::warnings::deprecated_label;
 use super::quantities::requirements;
 use crate::meta::{self, validate_labels};
 use crate::validation::ErrorList;
@@ -19,7 +20,9 @@ const SYSTEM_CLASSES: [(&str, i64); 2] = [
 
 /// PriorityClasses.
 pub(super) static PRIORITY_CLASS: Kind = Kind::cluster("io.k8s.api.scheduling.v1.PriorityClass")
-    .generation(&["value", "globalDefault", "description", "preemptionPolicy"])
+    .generation(&["value"])
+    // There is one generation only.
+    .prepares_update(|_, new, old| meta::carry_over(new, old))
     .defaults(|obj| set(obj, "preemptionPolicy", "PreemptLowerPriority"))
     .validates(priority_class)
     .validates_update(|new, old, errors| {
@@ -63,23 +66,34 @@ fn system_problem(obj: &Value, name: &str, value: i64) -> Option<String> {
 
 /// RuntimeClasses.
 pub(super) static RUNTIME_CLASS: Kind = Kind::cluster("io.k8s.api.node.v1.RuntimeClass")
+    .create_on_update()
     .conditional_update()
-    .validates(|obj, errors| {
-        let handler = text(obj, "/handler");
-        errors.problems("handler", handler, label_problems(handler));
-        if let Some(overhead) = obj.pointer("/overhead/podFixed") {
-            requirements(&json!({"limits": overhead}), "overhead", errors);
-        }
-        let selector = map(obj, "/scheduling/nodeSelector");
-        validate_labels(selector, "scheduling.nodeSelector", errors);
-        let tolerated = list(obj, "/scheduling/tolerations");
-        tolerations(tolerated, "scheduling.tolerations", errors);
-        for (i, toleration) in tolerated.iter().enumerate() {
-            if tolerated[..i].contains(toleration) {
-                errors.duplicate(format!("scheduling.tolerations[{i}]"), toleration.clone());
-            }
-        }
+    .warns(|obj, _| {
+        let selector = map(obj, "/scheduling/nodeSelector").into_iter().flatten();
+        selector
+            .filter_map(|(label, _)| deprecated_label(label))
+            .map(|why| format!("scheduling.nodeSelector: {why}"))
+            .collect()
     })
+    .validates(runtime_class)
     .validates_update(|new, old, errors| {
+        runtime_class(new, errors);
         errors.immutable("handler", new.get("handler"), old.get("handler"));
     });
+
+fn runtime_class(obj: &Value, errors: &mut ErrorList) {
+    let handler = text(obj, "/handler");
+    errors.problems("handler", handler, label_problems(handler));
+    if let Some(overhead) = obj.pointer("/overhead/podFixed") {
+        requirements(&json!({"limits": overhead}), "overhead", errors);
+    }
+    let selector = map(obj, "/scheduling/nodeSelector");
+    validate_labels(selector, "scheduling.nodeSelector", errors);
+    let tolerated = list(obj, "/scheduling/tolerations");
+    tolerations(tolerated, "scheduling.tolerations", errors);
+    for (i, toleration) in tolerated.iter().enumerate() {
+        if tolerated[..i].contains(toleration) {
+            errors.duplicate(format!("scheduling.tolerations[{i}]"), toleration.clone());
+        }
+    }
+}

@@ -60,7 +60,7 @@ pub(super) static ENDPOINT_SLICE: Kind = Kind::namespaced("io.k8s.api.discovery.
         let labels = |obj: &Value| crate::meta::labels(obj).cloned().unwrap_or_default();
         let generation = crate::meta::generation(old);
         if labels(new) != labels(old) && crate::meta::generation(new) == generation {
-            crate::meta::metadata_mut(new).insert("generation".into(), (generation + 1).into());
+            super::set_generation(new, generation + 1);
         }
         endpoints::drop_topology(new, Some(old));
     })

@@ -3,7 +3,10 @@
 use super::access::{Object, ensure, set, text};
 use super::kind::Kind;
 use super::pod::default::volume_source;
-use super::{generic_prepare_for_create, prepare_for_status_update_alone, reset_metadata_too};
+use super::{
+    generic_prepare_for_create, generic_prepare_for_update, prepare_for_status_update_alone,
+    reset_metadata_too,
+};
 use serde_json::{Value, json};
 
 mod class;
@@ -27,6 +30,7 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind::cluster("io.k8s.api.core.v1.Pe
         volume_source(spec);
         set(ensure(obj, "status"), "phase", "Pending");
     })
+    .stamps(stamp_phase)
     .prepares_create(|traits, obj| {
         generic_prepare_for_create(traits, obj);
         obj["status"] = json!({"phase": "Pending"});
@@ -34,6 +38,35 @@ pub(super) static PERSISTENT_VOLUME: Kind = Kind::cluster("io.k8s.api.core.v1.Pe
     .warns(|obj, _| volume::warnings(obj))
     .validates(volume::persistent_volume)
     .validates_update(volume::persistent_volume_update);
+
+/// Says since when a volume has been in its phase: a new one since now, another one since whoever changes the phase says or else now.
+fn stamp_phase(subresource: &str, new: &mut Value, old: Option<&Value>, now: &str) {
+    const TIME: &str = "lastPhaseTransitionTime";
+    let time = |obj: &Value| {
+        obj.pointer("/status")
+            .and_then(|status| status.get(TIME))
+            .cloned()
+    };
+    let stamped = match old {
+        None => time(new).unwrap_or_else(|| now.into()),
+        Some(_) if subresource != "status" => return,
+        Some(old) => match (
+            text(old, "/status/phase") == text(new, "/status/phase"),
+            time(new),
+        ) {
+            (true, None) => match time(old) {
+                Some(time) => time,
+                None => return,
+            },
+            (true, Some(_)) => return,
+            (false, given) if given.is_none() || given == time(old) => now.into(),
+            (false, _) => return,
+        },
+    };
+    if let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) {
+        status.insert(TIME.into(), stamped);
+    }
+}
 
 /// PersistentVolumeClaims.
 pub(super) static PERSISTENT_VOLUME_CLAIM: Kind =
@@ -49,7 +82,7 @@ pub(super) static PERSISTENT_VOLUME_CLAIM: Kind =
             data_sources(obj, None);
         })
         .prepares_update(|traits, new, old| {
-            super::generic_prepare_for_update(traits, new, old);
+            generic_prepare_for_update(traits, new, old);
             data_sources(new, Some(old));
         })
         .warns(|obj, _| claim_warning(&obj["spec"], "spec").into_iter().collect())
@@ -101,6 +134,7 @@ pub(super) static STORAGE_CLASS: Kind = Kind::cluster("io.k8s.api.storage.v1.Sto
         set(obj, "reclaimPolicy", "Delete");
         set(obj, "volumeBindingMode", "Immediate");
     })
+    .warns(|obj, _| class::warnings(obj))
     .validates(class::storage_class)
     .validates_update(class::storage_class_update);
 
@@ -117,6 +151,11 @@ pub(super) static VOLUME_ATTRIBUTES_CLASS: Kind =
 pub(super) static CSI_DRIVER: Kind = Kind::cluster("io.k8s.api.storage.v1.CSIDriver")
     .conditional_update()
     .generation(SPEC)
+    .prepares_create(|traits, obj| {
+        generic_prepare_for_create(traits, obj);
+        // Only changes count.
+        crate::meta::metadata_mut(obj).remove("generation");
+    })
     .defaults(|obj| {
         let spec = ensure(obj, "spec");
         set(spec, "attachRequired", true);
@@ -125,6 +164,7 @@ pub(super) static CSI_DRIVER: Kind = Kind::cluster("io.k8s.api.storage.v1.CSIDri
         set(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
         set(spec, "requiresRepublish", false);
         set(spec, "seLinuxMount", false);
+        set(spec, "preventPodSchedulingIfMissing", false);
         let modes = spec.get("volumeLifecycleModes").and_then(Value::as_array);
         if modes.is_none_or(Vec::is_empty) {
             spec.insert("volumeLifecycleModes".into(), json!(["Persistent"]));
@@ -136,13 +176,24 @@ pub(super) static CSI_DRIVER: Kind = Kind::cluster("io.k8s.api.storage.v1.CSIDri
 /// CSINodes.
 pub(super) static CSI_NODE: Kind = Kind::cluster("io.k8s.api.storage.v1.CSINode")
     .conditional_update()
+    .prepares_create(|traits, obj| {
+        generic_prepare_for_create(traits, obj);
+        csi::drop_health(obj, None);
+    })
+    .prepares_update(|traits, new, old| {
+        generic_prepare_for_update(traits, new, old);
+        csi::drop_health(new, Some(old));
+    })
     .validates(csi::node)
     .validates_update(csi::node_update);
 
 /// CSIStorageCapacities.
 pub(super) static CSI_STORAGE_CAPACITY: Kind = Kind::namespaced("io.k8s.api.storage.v1.CSIStorageCapacity")
+    .conditional_update()
+    .warns(|obj, _| csi::capacity_warnings(obj))
     .validates(csi::capacity)
     .validates_update(|new, old, errors| {
+        csi::changed_capacity(new, old, errors);
         for field in ["nodeTopology", "storageClassName"] {
             errors.immutable(field, new.get(field), old.get(field));
         }

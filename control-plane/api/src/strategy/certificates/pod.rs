@@ -25,7 +25,7 @@ const MAX_CHAIN: usize = 100 << 10;
 const MAX_ANNOTATIONS: usize = 256 << 10;
 /// A certificate is not renewed sooner after its beginning, or later before its end.
 const REFRESH_MARGIN: SignedDuration = SignedDuration::from_mins(10);
-const TERMINAL: [&str; 3] = ["Issued", "Denied", "Failed"];
+pub(super) const TERMINAL: [&str; 3] = ["Issued", "Denied", "Failed"];
 
 const REQUEST: &str = "spec.stubPKCS10Request";
 const CHAIN: &str = "status.certificateChain";
@@ -109,6 +109,27 @@ fn possession(encoded: &str, errors: &mut ErrorList) {
     } else if !key::is_signed(&request) {
         let detail = "could not verify proof-of-possession signature";
         errors.push(FieldError::omitted(REQUEST, detail));
+    }
+}
+
+/// Fills in the times of conditions that have none: a condition that stood before keeps the time of its beginning.
+pub(super) fn date_conditions(new: &mut Value, old: &Value, now: &str) {
+    let conditions = new
+        .pointer_mut("/status/conditions")
+        .and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        if !text(condition, "/lastTransitionTime").is_empty() {
+            continue;
+        }
+        let mut before = list(old, "/status/conditions").iter();
+        let same = before.find(|before| {
+            let agrees = |field: &str| before.get(field) == condition.get(field);
+            agrees("type") && agrees("status") && !text(before, "/lastTransitionTime").is_empty()
+        });
+        let time = same.map_or(now, |before| text(before, "/lastTransitionTime"));
+        if let Some(condition) = condition.as_object_mut() {
+            condition.insert("lastTransitionTime".into(), time.into());
+        }
     }
 }
 

@@ -192,8 +192,8 @@ fn of_type<'a>(obj: &'a Value, kind: &str) -> Vec<&'a Value> {
 
 /// A status update leaves decisions as they are. Where there are more or fewer of them than before, that is for validation
 /// to refuse.
-pub(super) fn keep_decisions(new: &mut Value, old: &Value) {
-    for kind in ["Approved", "Denied"] {
+pub(super) fn keep_conditions(new: &mut Value, old: &Value, kinds: &[&str]) {
+    for kind in kinds {
         let before: Vec<Value> = of_type(old, kind).into_iter().cloned().collect();
         if of_type(new, kind).len() != before.len() {
             continue;
@@ -204,7 +204,7 @@ pub(super) fn keep_decisions(new: &mut Value, old: &Value) {
         let same_kind = conditions
             .into_iter()
             .flatten()
-            .filter(|condition| text(condition, "/type") == kind);
+            .filter(|condition| text(condition, "/type") == *kind);
         for (condition, before) in same_kind.zip(before) {
             *condition = before;
         }

@@ -72,7 +72,7 @@ pub(crate) fn node_selector_terms(terms: &[Value], path: &str) -> Vec<String> {
 }
 
 /// Node labels that others have taken the place of.
-fn deprecated_label(label: &str) -> Option<&'static str> {
+pub(crate) fn deprecated_label(label: &str) -> Option<&'static str> {
     Some(match label {
         "beta.kubernetes.io/arch" => r#"deprecated since v1.14; use "kubernetes.io/arch" instead"#,
         "beta.kubernetes.io/os" => r#"deprecated since v1.14; use "kubernetes.io/os" instead"#,

@@ -1,9 +1,11 @@
 //! Checks of StorageClasses and VolumeAttributesClasses.
 
 use crate::strategy::access::{list, map, text};
-use crate::validation::text::{label_value_problems, qualified_name_problems};
+use crate::strategy::pod::warnings::deprecated_label;
+use crate::validation::text::qualified_name_problems;
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The most parameters, and their size with their names in bytes.
 const MAX_PARAMETERS: usize = 512;
@@ -23,8 +25,24 @@ pub(super) fn storage_class(obj: &Value, errors: &mut ErrorList) {
     allowed_topologies(list(obj, "/allowedTopologies"), errors);
 }
 
+/// What users are told of a StorageClass.
+pub(super) fn warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    for (i, term) in list(obj, "/allowedTopologies").iter().enumerate() {
+        for (j, expression) in list(term, "/matchLabelExpressions").iter().enumerate() {
+            if let Some(why) = deprecated_label(text(expression, "/key")) {
+                out.push(format!(
+                    "allowedTopologies[{i}].matchLabelExpressions[{j}].key: {why}"
+                ));
+            }
+        }
+    }
+    out
+}
+
 /// What a StorageClass does must not change under the claims that name it.
 pub(super) fn storage_class_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    storage_class(new, errors);
     unchanged(new, old, &["parameters", "provisioner", "reclaimPolicy"], errors);
     let field = "volumeBindingMode";
     errors.immutable(field, new.get(field), old.get(field));
@@ -77,26 +95,39 @@ fn allowed_topologies(terms: &[Value], errors: &mut ErrorList) {
     for (i, term) in terms.iter().enumerate() {
         let path = format!("allowedTopologies[{i}].matchLabelExpressions");
         let expressions = list(term, "/matchLabelExpressions");
-        if terms[..i].contains(term) {
-            errors.duplicate(path.clone(), "");
-        }
         for (j, expression) in expressions.iter().enumerate() {
             let path = format!("{path}[{j}]");
             let (key, values) = (text(expression, "/key"), list(expression, "/values"));
-            errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
-            if expressions[..j].iter().any(|other| text(other, "/key") == key) {
-                errors.duplicate(format!("{path}.key"), key);
-            }
             if values.is_empty() {
                 errors.required(format!("{path}.values"), "");
             }
             for (k, value) in values.iter().enumerate() {
-                let (at, text) = (format!("{path}.values[{k}]"), value.as_str().unwrap_or(""));
-                errors.problems(&at, text, label_value_problems(text));
                 if values[..k].contains(value) {
-                    errors.duplicate(at, text);
+                    errors.duplicate(format!("{path}.values[{k}]"), value.clone());
                 }
             }
+            errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
+            if expressions[..j].iter().any(|other| text(other, "/key") == key) {
+                errors.duplicate(format!("{path}.key"), key);
+            }
+        }
+        // Upstream compares with as many empty terms as there are terms, too.
+        let meant = topology(term);
+        let empty = if meant.is_empty() { terms.len() } else { 0 };
+        let same = terms[..i].iter().filter(|other| topology(other) == meant).count();
+        for _ in 0..empty + same {
+            errors.duplicate(path.clone(), "");
         }
     }
+}
+
+/// The values that a term allows by their keys.
+fn topology(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
+    let expressions = list(term, "/matchLabelExpressions").iter();
+    expressions
+        .map(|expression| {
+            let values = list(expression, "/values").iter().filter_map(Value::as_str);
+            (text(expression, "/key"), values.collect())
+        })
+        .collect()
 }

@@ -3,6 +3,7 @@
 use crate::quantity::Quantity;
 use crate::strategy::access::{int, list, map, text};
 use crate::strategy::pod::validate::label_selector;
+use crate::strategy::pod::warnings::deprecated_label;
 use crate::validation::text::{between, label_problems, qualified_name_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError, NOT_NEGATIVE};
 use serde_json::Value;
@@ -58,6 +59,13 @@ pub(super) fn driver(obj: &Value, errors: &mut ErrorList) {
         let mode = mode.as_str().unwrap_or("");
         errors.one_of("spec.volumeLifecycleModes", mode, &["Persistent", "Ephemeral"]);
     }
+    if let Some(secret) = spec
+        .get("serviceAccountTokenInSecrets")
+        .filter(|_| requests.is_empty())
+    {
+        let detail = "must not be specified when `tokenRequests` is empty";
+        errors.invalid("spec.serviceAccountTokenInSecrets", secret.clone(), detail);
+    }
     if let Some(seconds) = int(spec, "/nodeAllocatableUpdatePeriodSeconds").filter(|s| *s < 10) {
         let detail = "must be greater than or equal to 10 seconds";
         errors.invalid("spec.nodeAllocatableUpdatePeriodSeconds", seconds, detail);
@@ -72,6 +80,16 @@ pub(super) fn driver_update(new: &Value, old: &Value, errors: &mut ErrorList) {
         ("volumeLifecycleModes", "spec.volumeLifecycleModes"),
     ] {
         errors.immutable(path, new["spec"].get(field), old["spec"].get(field));
+    }
+}
+
+/// What drivers say of their storage's health is an alpha feature: it is dropped unless it was there.
+pub(super) fn drop_health(new: &mut Value, old: Option<&Value>) {
+    let before = old.and_then(|old| old.get("status")).cloned();
+    let Some(new) = new.as_object_mut() else { return };
+    match before {
+        Some(status) => drop(new.insert("status".into(), status)),
+        None => drop(new.remove("status")),
     }
 }
 
@@ -135,6 +153,42 @@ pub(super) fn capacity(obj: &Value, errors: &mut ErrorList) {
     if let Some(amount) = amount.filter(|a| Quantity::parse(a).is_ok_and(|q| q.signum() < 0)) {
         errors.invalid("capacity", amount, NOT_NEGATIVE);
     }
+}
+
+/// The same of one that was `old`: values of its topology that were accepted stay so.
+pub(super) fn changed_capacity(new: &Value, old: &Value, errors: &mut ErrorList) {
+    let is_value = |error: &FieldError| {
+        let path = &error.path;
+        path.starts_with("nodeTopology.matchExpressions") && path.contains(".values[")
+    };
+    let check = |obj: &Value| {
+        let mut errors = ErrorList::new();
+        capacity(obj, &mut errors);
+        errors
+    };
+    let lax = check(old).iter().any(is_value);
+    for error in check(new).into_iter().filter(|error| !(lax && is_value(error))) {
+        errors.push(error);
+    }
+}
+
+/// What users are told of a CSIStorageCapacity.
+pub(super) fn capacity_warnings(obj: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let path = "nodeTopology.matchExpressions";
+    for (i, expression) in list(obj, "/nodeTopology/matchExpressions").iter().enumerate() {
+        let key = text(expression, "/key");
+        if let Some(why) = deprecated_label(key) {
+            out.push(format!("{path}[{i}].key: {key} is {why}"));
+        }
+    }
+    let labels = map(obj, "/nodeTopology/matchLabels").into_iter().flatten();
+    for (label, _) in labels {
+        if let Some(why) = deprecated_label(label) {
+            out.push(format!("nodeTopology.matchLabels.{label}: {why}"));
+        }
+    }
+    out
 }
 
 /// A new VolumeAttachment.

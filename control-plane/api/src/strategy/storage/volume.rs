@@ -407,7 +407,7 @@ pub(super) fn claim_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     }
     let bound = text(new, "/status/phase") == "Bound";
     let mut ignored = Vec::new();
-    if bound && now.get("volumeAttributesClassName").is_some() {
+    if bound {
         ignored.push("volumeAttributesClassName");
     }
     if text(&then, "/volumeName").is_empty() {
@@ -459,7 +459,12 @@ pub(super) fn claim_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     };
     if attributes(old).is_some() {
         match attributes(new).as_deref() {
-            None => errors.forbidden(path, "update from non-nil value to nil is forbidden"),
+            None if old.pointer("/status/currentVolumeAttributesClassName").is_some() => {
+                let detail =
+                    "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil";
+                errors.forbidden(path, detail);
+            }
+            None => {}
             Some("") => {
                 errors.forbidden(path, "update from non-nil value to an empty string is forbidden");
             }
