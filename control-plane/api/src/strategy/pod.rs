@@ -5,7 +5,7 @@ mod qos;
 pub(crate) mod validate;
 pub(crate) mod warnings;
 
-use super::access::{Object, int, is_true, list, text};
+use super::access::{Object, each, int, is_true, list, set, set_nonzero, text};
 use super::kind::{Kind, Subresources};
 use super::{
     Deletion, Traits, bump_generation, generic_prepare_for_create, generic_reset_fields, keep, keep_metadata,
@@ -104,12 +104,30 @@ fn update(traits: &Traits, new: &mut Value, old: &Value) {
 fn status(new: &mut Value, old: &Value) {
     super::generic_prepare_for_status_update(new, old);
     keep_metadata(new, old, "ownerReferences");
-    // The class never changes, whoever writes the status.
-    if let (Some(class), Some(status)) = (
-        old.pointer("/status/qosClass").cloned(),
-        new.get_mut("status").and_then(Value::as_object_mut),
-    ) {
-        status.insert("qosClass".into(), class);
+    let old = &old["status"];
+    let Some(status) = new.get_mut("status").and_then(Value::as_object_mut) else {
+        return;
+    };
+    // Old kubelets drop the class of a pod that they refuse.
+    if let Some(class) = old.get("qosClass") {
+        set(status, "qosClass", class.clone());
+    }
+    keep_observed(status, old);
+    let mut before: Vec<&Value> = list(old, "/conditions").iter().collect();
+    for condition in each(status, "conditions") {
+        // There may be several conditions of a type: the first stands for the first.
+        let same = before.iter().position(|old| old.get("type") == condition.get("type"));
+        if let Some(at) = same {
+            keep_observed(condition, before.remove(at));
+        }
+    }
+}
+
+/// What somebody has seen stays seen, if he who writes does not say.
+fn keep_observed(new: &mut Object, old: &Value) {
+    let seen = int(old, "/observedGeneration").unwrap_or(0);
+    if seen != 0 {
+        set_nonzero(new, "observedGeneration", seen);
     }
 }
 
@@ -232,7 +250,7 @@ mod tests {
     #[test]
     fn a_status_update_changes_the_status() {
         let old = json!({"metadata": {"name": "p", "ownerReferences": [1], "generation": 2}, "spec": {"a": 1}, "status": {"qosClass": "Burstable"}});
-        let mut new = json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {"a": 2}, "status": {"phase": "Running", "qosClass": "X"}});
+        let mut new = json!({"metadata": {"name": "p", "annotations": {"a": "b"}}, "spec": {"a": 2}, "status": {"phase": "Running"}});
         POD.prepare_for_status_update(&mut new, &old);
         assert_eq!(
             new,

@@ -9,6 +9,9 @@ use std::net::IpAddr;
 
 const SYSTEM_CONDITIONS: [&str; 3] = ["Initialized", "PodScheduled", "Ready"];
 
+/// The largest id of a user or group.
+const MAX_ID: i64 = i32::MAX as i64;
+
 /// An updated status.
 pub(crate) fn pod_status(new: &Value, old: &Value, errors: &mut ErrorList) {
     for (i, condition) in list(new, "/status/conditions").iter().enumerate() {
@@ -23,6 +26,8 @@ pub(crate) fn pod_status(new: &Value, old: &Value, errors: &mut ErrorList) {
     if !node.is_empty() && node != text(old, "/status/nominatedNodeName") {
         errors.problems("status.nominatedNodeName", node, subdomain_problems(node));
     }
+    let class = |obj: &Value| obj.pointer("/status/qosClass").cloned();
+    errors.immutable("status.qosClass", class(new).as_ref(), class(old).as_ref());
     for (statuses, containers) in [
         ("containerStatuses", "containers"),
         ("initContainerStatuses", "initContainers"),
@@ -30,16 +35,64 @@ pub(crate) fn pod_status(new: &Value, old: &Value, errors: &mut ErrorList) {
     ] {
         still_terminated(new, old, statuses, containers, errors);
     }
-    let claims = list(new, "/spec/resourceClaims");
-    for (i, status) in list(new, "/status/resourceClaimStatuses").iter().enumerate() {
-        let name = text(status, "/name");
-        if !claims.iter().any(|claim| text(claim, "/name") == name) {
-            let detail = "must match the name of an entry in `spec.resourceClaims`";
-            errors.invalid(format!("status.resourceClaimStatuses[{i}].name"), name, detail);
-        }
-    }
+    claims(new, errors);
     addresses(new, "podIPs", errors);
     addresses(new, "hostIPs", errors);
+    for statuses in [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ] {
+        users(new, statuses, errors);
+    }
+}
+
+/// Claims that were made for the pod.
+fn claims(pod: &Value, errors: &mut ErrorList) {
+    let claims = list(pod, "/spec/resourceClaims");
+    let statuses = list(pod, "/status/resourceClaimStatuses");
+    for (i, status) in statuses.iter().enumerate() {
+        let (name, path) = (
+            text(status, "/name"),
+            format!("status.resourceClaimStatuses[{i}].name"),
+        );
+        if !claims.iter().any(|claim| text(claim, "/name") == name) {
+            let detail = "must match the name of an entry in `spec.resourceClaims`";
+            errors.invalid(path.clone(), name, detail);
+        }
+        if statuses[..i].iter().any(|other| text(other, "/name") == name) {
+            errors.duplicate(path.clone(), name);
+        }
+        if let Some(claim) = status.get("resourceClaimName").and_then(Value::as_str) {
+            // Upstream looks for it there.
+            errors.problems(&path, claim, subdomain_problems(claim));
+        }
+    }
+}
+
+/// Who containers run as, on the system of the pod.
+fn users(pod: &Value, statuses: &str, errors: &mut ErrorList) {
+    let windows = text(pod, "/spec/os/name") == "windows";
+    for (i, status) in list(pod, &format!("/status/{statuses}")).iter().enumerate() {
+        let (Some(user), path) = (
+            status.pointer("/user/linux"),
+            format!("status.{statuses}[{i}].linux"),
+        ) else {
+            continue;
+        };
+        if windows {
+            errors.forbidden(path, "cannot be set for a windows pod");
+            continue;
+        }
+        for field in ["uid", "gid"] {
+            let id = int(user, &format!("/{field}")).unwrap_or(0);
+            errors.in_range(&format!("{path}.{field}"), id, 0, MAX_ID);
+        }
+        for (j, group) in list(user, "/supplementalGroups").iter().enumerate() {
+            let at = format!("{path}.supplementalGroups[{j}]");
+            errors.in_range(&at, group.as_i64().unwrap_or(0), 0, MAX_ID);
+        }
+    }
 }
 
 /// A container that is over and is not to be restarted stays over.
