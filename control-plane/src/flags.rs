@@ -86,6 +86,9 @@ pub(crate) struct ApiServerFlags {
     /// Keys that verify service-account tokens, beside the signing key; may be repeated.
     #[arg(long, value_name = "FILE")]
     pub(crate) service_account_key_file: Vec<PathBuf>,
+    /// Whether a pod's token for this server that a kubelet asks for is good for a year, while the kubelet renews it after an hour.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) service_account_extend_token_expiration: bool,
     /// The ranges that ClusterIPs are taken from, one for each address family; the first is the default family.
     #[arg(
         long,
@@ -133,6 +136,7 @@ impl ApiServerFlags {
             service_account_issuer: self.service_account_issuer.clone(),
             service_account_signing_key_file: self.service_account_signing_key_file.clone(),
             service_account_key_file: self.service_account_key_file.clone(),
+            service_account_extend_token_expiration: self.service_account_extend_token_expiration,
             service_cluster_ip_range: self.service_cluster_ip_range.clone(),
             kubelet_client_certificate: self.kubelet_client_certificate.clone(),
             kubelet_client_key: self.kubelet_client_key.clone(),

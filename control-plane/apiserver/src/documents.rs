@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
+    authn::service_account::Tokens,
     body::Body,
     context::Api,
     health, metrics,
@@ -103,7 +104,8 @@ pub(crate) async fn serve(api: &Api, uri: &Uri, headers: &HeaderMap) -> Option<H
         ["version"] => Some(value(uri, headers, &version())),
         ["healthz" | "livez" | "readyz", rest @ ..] => health::serve(api, uri, parts[0], rest).await,
         ["metrics"] => {
-            let body = metrics::render(&api.metrics, &api.cache, store_bytes(api).await);
+            let uses = api.tokens.as_ref().map(Tokens::uses);
+            let body = metrics::render(&api.metrics, &api.cache, uses, store_bytes(api).await);
             Some(response(
                 StatusCode::OK,
                 "text/plain; version=0.0.4; charset=utf-8",

@@ -51,6 +51,9 @@ pub struct Config {
     pub service_account_signing_key_file: Option<PathBuf>,
     /// Further keys that verify service-account tokens.
     pub service_account_key_file: Vec<PathBuf>,
+    /// Whether a pod's token for this server, asked for with the life that kubelets ask for by default, is good for a year: programs that
+    /// read their token only once go on working, and are counted when they use it after its time.
+    pub service_account_extend_token_expiration: bool,
     /// From where ClusterIPs are taken, one range for each family; the first is the default family.
     pub service_cluster_ip_range: Vec<String>,
     /// The certificate this server shows to kubelets.
@@ -85,6 +88,7 @@ impl Default for Config {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             service_account_signing_key_file: None,
             service_account_key_file: Vec::new(),
+            service_account_extend_token_expiration: true,
             service_cluster_ip_range: vec!["10.96.0.0/16".to_owned()],
             kubelet_client_certificate: None,
             kubelet_client_key: None,

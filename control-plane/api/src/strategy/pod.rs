@@ -116,7 +116,9 @@ fn status(new: &mut Value, old: &Value) {
     let mut before: Vec<&Value> = list(old, "/conditions").iter().collect();
     for condition in each(status, "conditions") {
         // There may be several conditions of a type: the first stands for the first.
-        let same = before.iter().position(|old| old.get("type") == condition.get("type"));
+        let same = before
+            .iter()
+            .position(|old| old.get("type") == condition.get("type"));
         if let Some(at) = same {
             keep_observed(condition, before.remove(at));
         }

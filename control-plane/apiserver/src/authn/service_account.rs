@@ -1,6 +1,9 @@
 //! Service-account tokens: issued by TokenRequest, bound to what they were asked for, good only as long as that exists.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,6 +17,16 @@ pub(crate) struct Tokens {
     keys: Vec<jwt::VerifyingKey>,
     issuer: String,
     audiences: Vec<String>,
+    uses: Uses,
+}
+
+/// How often tokens with a longer life than was asked for were used.
+#[derive(Debug, Default)]
+pub(crate) struct Uses {
+    /// While they were to be used.
+    pub(crate) valid: AtomicU64,
+    /// After they should have been renewed.
+    pub(crate) stale: AtomicU64,
 }
 
 /// An object that a token dies with.
@@ -32,6 +45,8 @@ pub(crate) struct TokenSpec<'a> {
     pub(crate) bound: Vec<Bound>,
     pub(crate) audiences: Vec<String>,
     pub(crate) expires: Timestamp,
+    /// When it should have been renewed, if it is good for longer than was asked for.
+    pub(crate) warn_after: Option<Timestamp>,
     pub(crate) now: Timestamp,
 }
 
@@ -41,6 +56,17 @@ pub(crate) struct Verified {
     pub(crate) user: UserInfo,
     /// Which of the wanted audiences the token is for.
     pub(crate) audiences: Vec<String>,
+}
+
+impl Uses {
+    /// Counts a use at `now` of a token that should be renewed by `warn_after`, both in seconds.
+    fn count(&self, warn_after: i64, now: i64) {
+        let uses = match now > warn_after {
+            true => &self.stale,
+            false => &self.valid,
+        };
+        uses.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Tokens {
@@ -62,7 +88,13 @@ impl Tokens {
             keys,
             issuer,
             audiences,
+            uses: Uses::default(),
         }
+    }
+
+    /// How often tokens of a longer life were used.
+    pub(crate) fn uses(&self) -> &Uses {
+        &self.uses
     }
 
     /// The audiences of the API server itself.
@@ -88,6 +120,9 @@ impl Tokens {
                 true => json!({"name": bound.name}),
                 false => json!({"name": bound.name, "uid": bound.uid}),
             };
+        }
+        if let Some(time) = spec.warn_after {
+            private["warnafter"] = time.as_second().into();
         }
         let now = spec.now.as_second();
         let claims = json!({
@@ -170,6 +205,9 @@ impl Tokens {
                     .ok_or_else(|| format!("the {claim} this token is bound to was deleted"))?;
             }
         }
+        if let Some(warn_after) = private["warnafter"].as_i64().filter(|time| *time != 0) {
+            self.uses.count(warn_after, now);
+        }
         let mut user = UserInfo {
             name: format!("system:serviceaccount:{namespace}:{account}"),
             uid: text(&private["serviceaccount"]["uid"]),
@@ -205,3 +243,21 @@ const PODS: &str = "/registry/pods/";
 const SECRETS: &str = "/registry/secrets/";
 const NODES: &str = "/registry/minions/";
 const SERVICE_ACCOUNTS: &str = "/registry/serviceaccounts/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_stale_after_its_time() {
+        let uses = Uses::default();
+        for now in [9, 10, 11, 12, 13] {
+            uses.count(10, now);
+        }
+        let seen = (
+            uses.valid.load(Ordering::Relaxed),
+            uses.stale.load(Ordering::Relaxed),
+        );
+        assert_eq!(seen, (2, 3));
+    }
+}

@@ -25,6 +25,9 @@ const KIND: &str = "TokenRequest";
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
+/// What kubelets ask for where a pod does not say, and nobody else would.
+const PROJECTED_SECONDS: i64 = 3607;
+const EXTENDED_SECONDS: i64 = 365 * 24 * 60 * 60;
 
 /// Issues a token for the service account that the path names.
 pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
@@ -79,9 +82,21 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
         audiences = tokens.audiences().to_vec();
     }
     let now = now();
-    let expires = now
-        .checked_add(SignedDuration::from_secs(seconds))
-        .map_err(|error| status::internal_error(error.to_string()))?;
+    let after = |seconds: i64| {
+        now.checked_add(SignedDuration::from_secs(seconds))
+            .map_err(|error| status::internal_error(error.to_string()))
+    };
+    let asked_for = after(seconds)?;
+    let extends = api.config.service_account_extend_token_expiration
+        && seconds == PROJECTED_SECONDS
+        && bound.iter().any(|bound| bound.kind == "pod")
+        && audiences
+            .iter()
+            .all(|audience| tokens.audiences().contains(audience));
+    let (expires, warn_after) = match extends {
+        true => (after(EXTENDED_SECONDS)?, Some(asked_for)),
+        false => (asked_for, None),
+    };
     let token = match dry_run {
         true => String::new(),
         false => tokens
@@ -91,6 +106,7 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
                 bound,
                 audiences: audiences.clone(),
                 expires,
+                warn_after,
                 now,
             })
             .ok_or_else(|| status::internal_error("no --service-account-signing-key-file was given"))?
@@ -103,7 +119,7 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
     request["spec"]["audiences"] = audiences.into();
     request["spec"]["expirationSeconds"] = seconds.into();
     request["status"] =
-        serde_json::json!({"token": token, "expirationTimestamp": meta::format_time(expires)});
+        serde_json::json!({"token": token, "expirationTimestamp": meta::format_time(asked_for)});
     let mut output = context.output;
     output.form = Default::default();
     Ok(typed_response(StatusCode::CREATED, output, schema, &request))

@@ -11,6 +11,7 @@ use super::{
     process::Process,
 };
 use crate::{
+    authn::service_account::Uses,
     documents::KUBERNETES_VERSION,
     watch_cache::{ResourceCache, WatchCache},
 };
@@ -57,11 +58,33 @@ fn number(bound: f64) -> String {
 
 /// Everything.
 ///
-/// `store_bytes` is how large the store is, where it is known.
-pub(crate) fn render(metrics: &Metrics, cache: &WatchCache, store_bytes: Option<u64>) -> String {
+/// `store_bytes` is how large the store is, where it is known; `tokens` how tokens were used, where there are any.
+pub(crate) fn render(
+    metrics: &Metrics,
+    cache: &WatchCache,
+    tokens: Option<&Uses>,
+    store_bytes: Option<u64>,
+) -> String {
     let mut page = Page::default();
     requests(&mut page, metrics);
     authentication(&mut page, metrics);
+    if let Some(uses) = tokens {
+        for (name, help, count) in [
+            (
+                "serviceaccount_stale_tokens_total",
+                "Uses of projected tokens that should have been renewed.",
+                &uses.stale,
+            ),
+            (
+                "serviceaccount_valid_tokens_total",
+                "Uses of projected tokens in their time.",
+                &uses.valid,
+            ),
+        ] {
+            page.head(name, "counter", help);
+            page.value(name, "", count.load(Ordering::Relaxed));
+        }
+    }
     store(&mut page, metrics, cache);
     let name = "apiserver_storage_size_bytes";
     page.head(name, "gauge", "Size of the store's database, in bytes.");

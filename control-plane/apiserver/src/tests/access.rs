@@ -593,20 +593,14 @@ async fn tokens_are_for_whom_they_were_asked() {
     );
 
     // What is good, and what it says.
-    let payload = |issued: &Value| -> Value {
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-        let token = issued["status"]["token"].as_str().unwrap();
-        let claims = token.split('.').nth(1).unwrap();
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
-    };
     let plain = fixture.ok("POST", &path, json!({"status": {"token": "x"}})).await;
     assert_eq!(plain["metadata"]["name"], "default");
     assert_eq!(plain["metadata"]["uid"], account["metadata"]["uid"]);
     assert_eq!(plain["spec"]["expirationSeconds"], 3600);
-    let claims = payload(&plain);
-    assert_eq!(claims["aud"], plain["spec"]["audiences"]);
+    let claims_of_plain = claims(&plain);
+    assert_eq!(claims_of_plain["aud"], plain["spec"]["audiences"]);
     assert_eq!(
-        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        claims_of_plain["exp"].as_i64().unwrap() - claims_of_plain["iat"].as_i64().unwrap(),
         3600
     );
     for (request, claim, expect) in [
@@ -615,7 +609,7 @@ async fn tokens_are_for_whom_they_were_asked() {
         (bound("Node", "v1", "n1", ""), "node", "n1"),
     ] {
         let issued = fixture.ok("POST", &path, request).await;
-        assert_eq!(payload(&issued)["kubernetes.io"][claim]["name"], expect);
+        assert_eq!(claims(&issued)["kubernetes.io"][claim]["name"], expect);
     }
     let dry = fixture
         .ok("POST", &format!("{path}?dryRun=All"), seconds(600))
@@ -628,7 +622,93 @@ async fn tokens_are_for_whom_they_were_asked() {
     // A pod of a node that is gone still names it.
     fixture.ok("DELETE", "/api/v1/nodes/n1", None).await;
     let issued = fixture.ok("POST", &path, bound("Pod", "v1", "a", "")).await;
-    assert_eq!(payload(&issued)["kubernetes.io"]["node"], json!({"name": "n1"}));
+    assert_eq!(claims(&issued)["kubernetes.io"]["node"], json!({"name": "n1"}));
+}
+
+/// What a token says.
+fn claims(issued: &Value) -> Value {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let token = issued["status"]["token"].as_str().unwrap();
+    let claims = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn projected_tokens_live_longer_than_they_say() {
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let request = |seconds: i64, audiences: Value, pod: Option<&Value>| {
+        let bound = pod.map(
+            |pod| json!({"kind": "Pod", "apiVersion": "v1", "name": "a", "uid": pod["metadata"]["uid"]}),
+        );
+        json!({"spec": {"expirationSeconds": seconds, "audiences": audiences, "boundObjectRef": bound}})
+    };
+    let life = |issued: &Value| {
+        let claims = claims(issued);
+        let from = |claim: &Value| claim.as_i64().map(|time| time - claims["iat"].as_i64().unwrap());
+        (from(&claims["exp"]), from(&claims["kubernetes.io"]["warnafter"]))
+    };
+    let fixture = Fixture::new().await;
+    let pod = bound_pod(&fixture, "a", "n1").await;
+    let own = json!(["https://kubernetes.default.svc.cluster.local"]);
+    for audiences in [Value::Null, own] {
+        let issued = fixture
+            .ok("POST", path, request(3607, audiences, Some(&pod)))
+            .await;
+        assert_eq!(life(&issued), (Some(31_536_000), Some(3607)));
+        // Who asked is told what was asked for.
+        let expires: jiff::Timestamp = issued["status"]["expirationTimestamp"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(
+            expires.as_second() - claims(&issued)["iat"].as_i64().unwrap(),
+            3607
+        );
+        let review = json!({"spec": {"token": issued["status"]["token"]}});
+        let review = fixture
+            .ok("POST", "/apis/authentication.k8s.io/v1/tokenreviews", review)
+            .await;
+        assert_eq!(review["status"]["authenticated"], true);
+    }
+    for (seconds, audiences, pod) in [
+        (3606, Value::Null, Some(&pod)),
+        (3607, json!(["vault"]), Some(&pod)),
+        (3607, Value::Null, None),
+    ] {
+        let issued = fixture.ok("POST", path, request(seconds, audiences, pod)).await;
+        assert_eq!(life(&issued), (Some(seconds), None));
+    }
+    let (_, _, page) = fixture.ask("GET", "/metrics", &[], "").await;
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    for line in [
+        "serviceaccount_valid_tokens_total 2",
+        "serviceaccount_stale_tokens_total 0",
+    ] {
+        assert!(page.lines().any(|seen| seen == line), "{line}");
+    }
+
+    // Not if it is turned off.
+    let Fixture {
+        server,
+        store,
+        directory,
+    } = fixture;
+    drop(server);
+    let config = crate::Config {
+        service_account_extend_token_expiration: false,
+        ..super::config(directory.path())
+    };
+    let server = crate::Server::new(config, store.clone()).await.unwrap();
+    let fixture = Fixture {
+        server,
+        store,
+        directory,
+    };
+    let issued = fixture
+        .ok("POST", path, request(3607, Value::Null, Some(&pod)))
+        .await;
+    assert_eq!(life(&issued), (Some(3607), None));
 }
 
 #[tokio::test]
