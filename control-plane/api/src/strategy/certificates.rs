@@ -13,6 +13,7 @@ mod pod;
 mod request;
 mod signer;
 
+pub(super) use pem::blocks;
 pub use request::organizations as signing_request_organizations;
 pub(super) use signer::signer_name;
 

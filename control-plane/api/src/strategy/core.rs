@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 mod event;
+mod pair;
 mod quota;
 mod validate;
 
@@ -116,6 +117,17 @@ pub(super) static SECRET: Kind = Kind::namespaced("io.k8s.api.core.v1.Secret")
                 data.insert(key, STANDARD.encode(value.as_str().unwrap_or("")).into());
             }
         }
+    })
+    .warns(|obj, _| {
+        let data = |key: &str| {
+            let data = obj.get("data").and_then(|data| data.get(key));
+            let data = data.and_then(Value::as_str).unwrap_or("");
+            STANDARD.decode(data).unwrap_or_default()
+        };
+        let problem = (text(obj, "/type") == "kubernetes.io/tls")
+            .then(|| pair::problem(&data("tls.crt"), &data("tls.key")))
+            .flatten();
+        problem.into_iter().collect()
     })
     .validates(validate::secret)
     .validates_update(validate::secret_update)

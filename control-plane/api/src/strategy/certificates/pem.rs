@@ -4,17 +4,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 /// A block.
-pub(super) struct Block<'a> {
+pub(in crate::strategy) struct Block<'a> {
     /// What its frame says it is.
-    pub(super) label: &'a str,
+    pub(in crate::strategy) label: &'a str,
     /// Whether there are headers before the contents.
-    pub(super) has_headers: bool,
+    pub(in crate::strategy) has_headers: bool,
     /// The decoded contents.
-    pub(super) contents: Vec<u8>,
+    pub(in crate::strategy) contents: Vec<u8>,
 }
 
 /// The well-formed blocks; other text between them is skipped, as Go does.
-pub(super) fn blocks(text: &str) -> Vec<Block<'_>> {
+pub(in crate::strategy) fn blocks(text: &str) -> Vec<Block<'_>> {
     const BEGIN: &str = "-----BEGIN ";
     let mut blocks = Vec::new();
     let mut rest = text;
