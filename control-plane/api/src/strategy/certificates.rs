@@ -14,6 +14,7 @@ mod request;
 mod signer;
 
 pub(super) use pem::blocks;
+pub(super) use pod::user_annotations;
 pub use request::organizations as signing_request_organizations;
 pub(super) use signer::signer_name;
 

@@ -49,7 +49,8 @@ pub(super) fn create(obj: &Value, errors: &mut ErrorList) {
             errors.push(FieldError::too_long(path, MAX_UID));
         }
     }
-    annotations(spec, errors);
+    let field = "unverifiedUserAnnotations";
+    user_annotations(spec, field, &format!("spec.{field}"), errors);
     let Some(seconds) = int(spec, "/maxExpirationSeconds") else {
         errors.required("spec.maxExpirationSeconds", "must be set");
         return;
@@ -69,10 +70,9 @@ pub(super) fn create(obj: &Value, errors: &mut ErrorList) {
 }
 
 /// What the pod's author has to tell the signer.
-fn annotations(spec: &Value, errors: &mut ErrorList) {
-    let path = "spec.unverifiedUserAnnotations";
+pub(in crate::strategy) fn user_annotations(owner: &Value, field: &str, path: &str, errors: &mut ErrorList) {
     let mut bytes = 0;
-    for (name, value) in map(spec, "/unverifiedUserAnnotations").into_iter().flatten() {
+    for (name, value) in map(owner, &format!("/{field}")).into_iter().flatten() {
         bytes += name.len() + value.as_str().map_or(0, str::len);
         errors.problems(path, name, qualified_name_problems(&name.to_lowercase()));
         if !name.contains('/') {

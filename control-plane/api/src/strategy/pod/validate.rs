@@ -34,6 +34,7 @@ pub(crate) fn pod(obj: &Value, errors: &mut ErrorList) {
     pod_annotations(annotations, None, &obj["spec"], "metadata.annotations", errors);
     spec(obj.get("spec").unwrap_or(&Value::Null), "spec", errors);
     made_claims(obj, errors);
+    volume::images(list(obj, "/spec/volumes"), "spec.volumes", errors);
     if !list(obj, "/spec/ephemeralContainers").is_empty() {
         errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }

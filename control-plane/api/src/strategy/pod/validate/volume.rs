@@ -4,7 +4,7 @@ use super::container::{field_ref, relative_path, resource_ref};
 use super::label_selector;
 use crate::meta::{validate_annotations, validate_labels};
 use crate::strategy::access::{int, list, map, text};
-use crate::strategy::certificates::signer_name;
+use crate::strategy::certificates::{signer_name, user_annotations};
 use crate::strategy::storage::{claim_spec, common_source, driver_name};
 use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
@@ -18,6 +18,20 @@ const FILE_FIELDS: [&str; 5] = [
     "metadata.namespace",
     "metadata.uid",
 ];
+/// Keys that a kubelet can make.
+const KEY_TYPES: [&str; 6] = [
+    "RSA3072",
+    "RSA4096",
+    "ECDSAP256",
+    "ECDSAP384",
+    "ECDSAP521",
+    "ED25519",
+];
+/// Where a key and its certificate can be put.
+const CREDENTIAL_FILES: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+/// How long a pod's certificate may be asked for.
+const MIN_CERTIFICATE_SECONDS: i64 = 60 * 60;
+const MAX_CERTIFICATE_SECONDS: i64 = 91 * 24 * 60 * 60;
 /// The shortest life of a bound token.
 const MIN_TOKEN_SECONDS: i64 = 600;
 const MAX_TOKEN_SECONDS: i64 = 1 << 32;
@@ -41,6 +55,15 @@ pub(super) fn volumes(volumes: &[Value], path: &str, errors: &mut ErrorList) {
         // Upstream forgets those that something is wrong with.
         if errors.len() == before {
             names.push(name);
+        }
+    }
+}
+
+/// Volumes of a pod name their image; those of a template may leave that to somebody else.
+pub(super) fn images(volumes: &[Value], path: &str, errors: &mut ErrorList) {
+    for (i, volume) in volumes.iter().enumerate() {
+        if let Some(image) = volume.get("image") {
+            errors.present(&format!("{path}[{i}].image.reference"), text(image, "/reference"));
         }
     }
 }
@@ -156,9 +179,9 @@ fn source_fields(kind: &str, source: &Value, path: &str, errors: &mut ErrorList)
         }
         "image" => {
             let policy = text(source, "/pullPolicy");
-            let supported = ["Always", "IfNotPresent", "Never"];
-            if !policy.is_empty() {
-                errors.one_of(&format!("{path}.pullPolicy"), policy, &supported);
+            let at = format!("{path}.pullPolicy");
+            if errors.present(&at, policy) {
+                errors.one_of(&at, policy, &["Always", "IfNotPresent", "Never"]);
             }
         }
         _ => common_source(kind, source, path, false, errors),
@@ -311,6 +334,13 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
                     // Upstream's path is that of the volume, and the file may be there twice.
                     file_path(text(inner, "/path"), &format!("{owner}.path"), errors);
                 }
+                "podCertificate" => {
+                    pod_certificate(inner, &path, errors);
+                    for field in CREDENTIAL_FILES {
+                        let file = text(inner, &format!("/{field}"));
+                        once(&mut files, file, owner, file, errors);
+                    }
+                }
                 "clusterTrustBundle" => {
                     trust_bundle(inner, &format!("{path}PEM"), errors);
                     let file = text(inner, "/path");
@@ -323,6 +353,35 @@ fn projected(source: &Value, path: &str, errors: &mut ErrorList) {
             errors.forbidden(path, "may not specify more than 1 volume type");
         }
     }
+}
+
+/// A key that the kubelet makes, with the certificate that a signer gives for it.
+fn pod_certificate(source: &Value, path: &str, errors: &mut ErrorList) {
+    let signer = text(source, "/signerName");
+    signer_name(signer, &format!("{path}.signerName"), errors);
+    errors.one_of(&format!("{path}.keyType"), text(source, "/keyType"), &KEY_TYPES);
+    if let Some(seconds) = int(source, "/maxExpirationSeconds") {
+        let at = format!("{path}.maxExpirationSeconds");
+        errors.in_range(&at, seconds, MIN_CERTIFICATE_SECONDS, MAX_CERTIFICATE_SECONDS);
+    }
+    let mut files = 0;
+    for field in CREDENTIAL_FILES {
+        let file = text(source, &format!("/{field}"));
+        if !file.is_empty() {
+            files += 1;
+            file_path(file, &format!("{path}.{field}"), errors);
+        }
+    }
+    if files == 0 {
+        let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+        errors.required(path, detail);
+    }
+    user_annotations(
+        source,
+        "userAnnotations",
+        &format!("{path}.userAnnotations"),
+        errors,
+    );
 }
 
 /// Trust anchors by the name of their bundle, or by that of a signer and labels.
