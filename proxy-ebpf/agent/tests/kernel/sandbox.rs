@@ -84,6 +84,16 @@ impl Sandbox {
         self.stop();
         let pins = Pins::open(&self.bpf_dir.pins).expect("open the pins; these tests need root");
         programs::install(&pins, self.cgroup(), self.features).expect("install the programs");
+        self.take_over(pins);
+    }
+
+    /// The same, but for the programs: those of the one before go on.
+    pub(crate) fn reopen(&mut self) {
+        self.stop();
+        self.take_over(Pins::open(&self.bpf_dir.pins).expect("open the pins; these tests need root"));
+    }
+
+    fn take_over(&mut self, pins: Pins) {
         let maps = Maps::open(&pins.maps()).expect("open the maps");
         self.agent = Some((pins, maps));
     }
