@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{self, Config, DeviceKind, Kind, Need, Network};
+use crate::config::{self, Config, Kind, Need, Network, PairChoice};
 use crate::ipam::{self, Ipam, Owner, Record, State};
-use crate::netlink::{PairKind, Socket};
+use crate::netlink::Socket;
 use crate::netns::Netns;
 use crate::request::{AttachmentId, Request};
 use crate::wiring::{self, Change, Wiring};
@@ -106,7 +106,7 @@ fn add(
     };
     let wiring = Wiring::new(id, network.mtu, &record.addresses, &network.runtime);
     let outcome =
-        wire(&mut socket, &netns, &wiring, network.device).and_then(|()| Ok(ipam.commit(&mut record)?));
+        wire(&mut socket, &netns, &wiring, network.pair).and_then(|()| Ok(ipam.commit(&mut record)?));
     if let Err(error) = outcome {
         // Best effort: what remains is a pending record, which the runtime's DEL or the namespace's end clears.
         let _ = detach(&mut socket, &ipam, &record);
@@ -123,16 +123,14 @@ fn add(
 
 /// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.
 /// Leaves the calling thread in the pod's namespace; `socket` goes on talking to the node's.
-fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring, device: DeviceKind) -> Result<(), Error> {
+fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring, choice: PairChoice) -> Result<(), Error> {
     set_sysctls(&wiring.node)?;
     let pair = &wiring.pair;
-    let index = match device {
-        DeviceKind::Veth => socket.create_pair(pair, PairKind::Veth, netns)?,
-        DeviceKind::Netkit => socket.create_pair(pair, PairKind::Netkit, netns)?,
-        DeviceKind::Auto => match socket.create_pair(pair, PairKind::Netkit, netns) {
-            Err(error) if error.is_unsupported() => socket.create_pair(pair, PairKind::Veth, netns)?,
-            made => made?,
-        },
+    let index = match (socket.create_pair(pair, choice.wanted, netns), choice.otherwise) {
+        (Err(error), Some(otherwise)) if error.is_unsupported() => {
+            socket.create_pair(pair, otherwise, netns)?
+        }
+        (made, _) => made?,
     };
     set_sysctls(&wiring.host)?;
     socket.apply(&pair.host_name, index, &wiring.host)?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
+use crate::netlink::PairKind;
 use crate::range::Range;
 use crate::request::{AttachmentId, is_container_id};
 use crate::result::Version;
@@ -73,7 +74,7 @@ pub struct Network {
     /// `ranges`: at most one per address family.
     pub ranges: Vec<Range>,
     /// `device`: what the pod's pair of devices is made of.
-    pub device: DeviceKind,
+    pub pair: PairChoice,
     /// `hostPorts`: who opens the host ports of pods. The plugin opens none itself: it would need a packet filter's rules, or
     /// programs of its own, for what the data plane has a table for.
     pub host_ports: HostPorts,
@@ -85,15 +86,39 @@ pub struct Network {
     pub valid_attachments: Option<Vec<AttachmentId>>,
 }
 
-/// The field `device`.
+/// The field `device`. Pods keep what they were given: both kinds may be on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceKind {
-    /// `veth`, also when the field is absent.
+    /// `veth`.
     Veth,
     /// `netkit`: a kernel that has none is an error.
     Netkit,
-    /// `auto`: netkit where the kernel has it, else veth.
+    /// `auto`, also when the field is absent: netkit where the kernel has it, else veth.
+    ///
+    /// It is veth too where the configuration does not declare the capability `bandwidth`. Limits are left to another plugin of the
+    /// chain then, and the reference plugin for that looks for the other end of a veth and fails when there is none.
     Auto,
+}
+
+impl DeviceKind {
+    /// What a pod gets. `limits_bandwidth`: the configuration declares that capability.
+    pub fn choice(self, limits_bandwidth: bool) -> PairChoice {
+        let (wanted, otherwise) = match self {
+            Self::Netkit => (PairKind::Netkit, None),
+            Self::Auto if limits_bandwidth => (PairKind::Netkit, Some(PairKind::Veth)),
+            Self::Veth | Self::Auto => (PairKind::Veth, None),
+        };
+        PairChoice { wanted, otherwise }
+    }
+}
+
+/// What a pod's pair of devices is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairChoice {
+    /// What is tried first.
+    pub wanted: PairKind,
+    /// What is made where the kernel does not have that; `None`: nothing, the pod cannot be attached.
+    pub otherwise: Option<PairKind>,
 }
 
 /// Who opens the host ports of pods.
@@ -228,7 +253,7 @@ impl Reader {
             data_dir,
             mtu: DEFAULT_MTU,
             ranges: Vec::new(),
-            device: DeviceKind::Veth,
+            pair: DeviceKind::Auto.choice(false),
             host_ports: HostPorts::Nobody,
             dns: None,
             runtime: RuntimeConfig::default(),
@@ -238,7 +263,7 @@ impl Reader {
             network.ranges = self.ranges();
             network.mtu = self.mtu(network.ranges.iter().any(Range::is_ipv6));
             network.host_ports = self.host_ports();
-            network.device = self.device();
+            network.pair = self.device().choice(self.limits_bandwidth());
             network.dns = match self.fields.remove("dns") {
                 None | Some(Value::Null) => None,
                 Some(dns @ Value::Object(_)) => Some(dns),
@@ -272,7 +297,7 @@ impl Reader {
 
     fn device(&mut self) -> DeviceKind {
         match self.fields.remove("device") {
-            None => DeviceKind::Veth,
+            None => DeviceKind::Auto,
             Some(Value::String(kind)) if kind == "veth" => DeviceKind::Veth,
             Some(Value::String(kind)) if kind == "netkit" => DeviceKind::Netkit,
             Some(Value::String(kind)) if kind == "auto" => DeviceKind::Auto,
@@ -280,9 +305,18 @@ impl Reader {
                 self.problems.push(format!(
                     "device: {other} must be \"veth\", \"netkit\" or \"auto\""
                 ));
-                DeviceKind::Veth
+                DeviceKind::Auto
             }
         }
+    }
+
+    /// Whether the runtime is asked to hand this plugin the limits of pods. The field is the runtime's, which has checked it.
+    fn limits_bandwidth(&self) -> bool {
+        let declared = self
+            .fields
+            .get("capabilities")
+            .and_then(|capabilities| capabilities.get("bandwidth"));
+        declared == Some(&Value::Bool(true))
     }
 
     fn string(&mut self, field: &str) -> Option<String> {
@@ -382,6 +416,36 @@ mod tests {
         Config::parse(config.to_string().as_bytes(), Need::All)
             .unwrap_err()
             .to_string()
+    }
+
+    #[test]
+    fn pods_get_netkit_unless_another_plugin_may_need_a_veth() {
+        use PairKind::{Netkit, Veth};
+        let declared = json!({"bandwidth": true, "mac": true});
+        for (device, capabilities, wanted, otherwise) in [
+            (None, declared.clone(), Netkit, Some(Veth)),
+            (Some("auto"), declared.clone(), Netkit, Some(Veth)),
+            // Who writes that the limits are for another plugin gets what the reference plugin can limit.
+            (None, json!({}), Veth, None),
+            (None, json!({"bandwidth": false}), Veth, None),
+            (Some("auto"), json!({"mac": true}), Veth, None),
+            (Some("auto"), json!([]), Veth, None),
+            // Asked for by name.
+            (Some("veth"), declared.clone(), Veth, None),
+            (Some("netkit"), declared, Netkit, None),
+            (Some("netkit"), json!({}), Netkit, None),
+        ] {
+            let mut config = valid();
+            if let Some(device) = device {
+                config["device"] = device.into();
+            }
+            config["capabilities"] = capabilities.clone();
+            let read = Config::parse(config.to_string().as_bytes(), Need::All).unwrap();
+            let Kind::Orlop(network) = read.kind else {
+                panic!("{config}")
+            };
+            assert_eq!(network.pair, PairChoice { wanted, otherwise }, "{config}");
+        }
     }
 
     #[test]

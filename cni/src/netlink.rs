@@ -49,9 +49,10 @@ impl Error {
         )
     }
 
-    /// Whether the kernel does not know the kind of device.
+    /// Whether the kernel does not know the kind of device (`EOPNOTSUPP`), or not all that is asked of it (`EINVAL`). Netkit
+    /// before Linux 6.10 is of the former too: it lets nobody choose Ethernet addresses.
     pub fn is_unsupported(&self) -> bool {
-        self.source.raw_os_error() == Some(libc::EOPNOTSUPP)
+        matches!(self.source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
     }
 
     /// Whether the kernel was short of something that it may have again in a moment.

@@ -104,7 +104,7 @@ fn host_ports_are_refused_unless_somebody_opens_them() {
 }
 
 /// Sends `bytes` from one namespace to an address in the other and returns how long it took until they had arrived.
-fn transfer(from: &Netns, to: &Netns, address: &str, bytes: usize) -> Duration {
+pub(crate) fn transfer(from: &Netns, to: &Netns, address: &str, bytes: usize) -> Duration {
     let address: IpAddr = address.parse().unwrap();
     let listener = to
         .run(|| Ok::<_, Error>(TcpListener::bind(SocketAddr::new(address, 0)).unwrap()))

@@ -2,8 +2,12 @@
 //! what is said instead, and print that they were skipped.
 
 use std::io::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::attach::reach;
+use crate::capabilities::transfer;
 use crate::support::{NODE_IPV4, NODE_IPV6, Node, addresses, links, run_in};
 
 /// A node whose pods get devices of this kind.
@@ -77,16 +81,92 @@ fn netkit_pairs_carry_a_pods_packets() {
 #[test]
 fn netkit_is_taken_where_it_is_when_the_choice_is_left_to_the_plugin() {
     let expected = if has_netkit() { "netkit" } else { "veth" };
-    for (device, expected) in [("auto", expected), ("veth", "veth")] {
-        let node = node(device);
+    let limits = json!({"bandwidth": true});
+    for (device, capabilities, expected) in [
+        (json!("auto"), &limits, expected),
+        // Nothing is said of devices.
+        (Value::Null, &limits, expected),
+        // Another plugin of the chain limits bandwidth, and may need a veth for that.
+        (json!("auto"), &json!({}), "veth"),
+        (json!("veth"), &limits, "veth"),
+    ] {
+        let mut node = Node::new();
+        if device != Value::Null {
+            node.config["device"] = device.clone();
+        }
+        node.config["capabilities"] = capabilities.clone();
         let pod = node.pod("a");
         let result = node.add(&pod).unwrap();
         let text = details(&pod.netns, "eth0");
-        assert!(text.contains(expected), "{device}: {text}");
+        assert!(text.contains(expected), "{device} {capabilities}: {text}");
         node.check(&pod, &result).unwrap();
         node.del(&pod).unwrap();
         assert_eq!(node.residue(), Vec::<String>::new());
     }
+}
+
+/// As after an upgrade: pods keep what they have.
+#[test]
+fn netkit_and_veth_pods_live_on_one_node() {
+    if !has_netkit() {
+        return;
+    }
+    let mut node = node("veth");
+    let pods = [node.pod("old"), node.pod("new"), node.pod("gone")];
+    let mut ips = Vec::new();
+    for (pod, device) in pods.iter().zip(["veth", "netkit", "netkit"]) {
+        node.config["device"] = device.into();
+        let result = node.add(pod).unwrap();
+        assert!(details(&pod.netns, "eth0").contains(device));
+        ips.push(addresses(&result));
+        // What the configuration says of later pods is no matter.
+        node.config["device"] = "auto".into();
+        node.check(pod, &result).unwrap();
+    }
+    let [old, new, _] = &pods;
+    for (own, other) in ips[0].iter().zip(&ips[1]) {
+        let parse = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        assert_eq!(reach(&old.netns, &new.netns, other), parse(own));
+        assert_eq!(reach(&new.netns, &old.netns, own), parse(other));
+    }
+    let mut gc = node.config.clone();
+    gc["cniVersion"] = "1.1.0".into();
+    gc["cni.dev/valid-attachments"] = json!([
+        {"containerID": "old", "ifname": "eth0"},
+        {"containerID": "new", "ifname": "eth0"},
+    ]);
+    node.run("GC", "", None, &gc).unwrap();
+    assert_eq!(node.records().len(), 2);
+    assert_eq!(links(&pods[2].netns), ["lo"]);
+    gc["cni.dev/valid-attachments"] = json!([]);
+    node.run("GC", "", None, &gc).unwrap();
+    assert_eq!(node.residue(), Vec::<String>::new());
+}
+
+#[test]
+fn netkit_pods_keep_to_their_bandwidth() {
+    if !has_netkit() {
+        return;
+    }
+    let mut node = node("netkit");
+    // A megabyte per second, of which a tenth may come at once.
+    let (rate, burst) = (8_000_000, 800_000);
+    node.config["runtimeConfig"] = json!({"bandwidth": {
+        "ingressRate": rate, "ingressBurst": burst, "egressRate": rate, "egressBurst": burst,
+    }});
+    let pod = node.pod("a");
+    let result = node.add(&pod).unwrap();
+    node.check(&pod, &result).unwrap();
+    // A limit can only make it slower: a busy machine cannot make this fail.
+    let least = Duration::from_millis(300);
+    for (address, own) in addresses(&result).iter().zip([NODE_IPV4, NODE_IPV6]) {
+        let took = transfer(&node.netns, &pod.netns, address, 500_000);
+        assert!(took > least, "to {address} in {took:?}");
+        let took = transfer(&pod.netns, &node.netns, own, 500_000);
+        assert!(took > least, "from {address} in {took:?}");
+    }
+    node.del(&pod).unwrap();
+    assert_eq!(node.residue(), Vec::<String>::new());
 }
 
 #[test]

@@ -143,7 +143,14 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         node_addresses: BTreeSet::new(),
     };
     let mut nodes = Collection::default();
-    let mut network = node::Network::new(settings.node_name.clone(), settings.node);
+    let pod_devices = settings.node.pod_devices;
+    let mut network = node::Network::new(
+        settings.node_name.clone(),
+        NodeSettings {
+            pod_devices: pod_devices.for_agent(proxy.packets.runs_on_netkit()),
+            ..settings.node
+        },
+    );
 
     let started = SystemTime::now();
     // With another network plugin, host ports are that plugin's.

@@ -88,6 +88,11 @@ impl PacketPrograms {
         Ok(packets)
     }
 
+    /// Whether there are programs for netkit devices: the kernel has such devices, and links for them.
+    pub fn runs_on_netkit(&self) -> bool {
+        self.program("netkit_egress").is_ok()
+    }
+
     /// Runs a device's packets through the programs of its role.
     pub fn attach(&self, pins: &Pins, ifindex: u32, role: Role) -> Result<(), ProgramsError> {
         for (name, direction) in role.programs() {

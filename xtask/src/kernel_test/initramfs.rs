@@ -13,10 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use super::{TestProgram, images, kernel::Kernel, setup};
 
 /// What a guest needs of what Debian builds as modules.
-const MODULES: [&str; 7] = [
+const MODULES: [&str; 8] = [
     "veth",
     "bridge",
     "sch_ingress",
+    "sch_tbf",
     "cls_bpf",
     "vxlan",
     "tcp_diag",

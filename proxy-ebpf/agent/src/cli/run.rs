@@ -67,8 +67,8 @@ pub(super) struct Run {
     cni_data_dir: PathBuf,
     #[command(flatten)]
     routing: Routing,
-    /// What joins pods to this node. Used with --cni-conf-dir; pods that run keep what they have.
-    #[arg(long, default_value = "veth")]
+    /// What joins pods to this node. Used with --cni-conf-dir; pods that run keep what they have, beside others.
+    #[arg(long, default_value = "auto")]
     pod_devices: PodDevices,
     /// Address and port of /healthz and /livez, for example 0.0.0.0:10256. Without it, and without --config, nothing listens.
     #[arg(long)]

@@ -389,15 +389,24 @@ fn tunnel_mtu(own: &Node, links: &[OnLink], local: IpAddr) -> u32 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum PodDevices {
     /// Those that every kernel has.
-    #[default]
     Veth,
     /// Those that run programs as the pod sends: Linux 6.10 or newer with CONFIG_NETKIT.
     Netkit,
     /// Netkit where the kernel has it, else veth.
+    #[default]
     Auto,
 }
 
 impl PodDevices {
+    /// What the plugin is asked for. Whether it can make netkit devices it finds out itself; this agent has to have programs for
+    /// them too (`runs_on_netkit`), or pods would have no Services by packets.
+    pub fn for_agent(self, runs_on_netkit: bool) -> Self {
+        match self {
+            Self::Auto if !runs_on_netkit => Self::Veth,
+            chosen => chosen,
+        }
+    }
+
     /// As the plugin's field `device` has it.
     fn name(self) -> &'static str {
         match self {

@@ -353,6 +353,13 @@ fn node_half(dir: &Path) {
         json!(["10.244.0.0/24", "fd00:10:244::/64"])
     );
     assert_eq!(conflist["plugins"][0]["dataDir"], json!(dir.join("data")));
+    // Left to the plugin where this agent has programs for either kind.
+    let devices = if crate::network::has_netkit() {
+        "auto"
+    } else {
+        "veth"
+    };
+    assert_eq!(conflist["plugins"][0]["device"], devices);
     // Of the namespace of the thread that asks, which is this one's.
     for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         let value = fs::read_to_string(Path::new("/proc/sys/net").join(setting)).expect("read a setting");

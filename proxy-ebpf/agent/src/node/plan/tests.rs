@@ -431,3 +431,24 @@ fn the_configuration_names_ranges_and_mtu() {
     let tunnelled = read(wanted("own", &nodes, &links, AUTO).tunnel);
     assert_eq!(tunnelled["plugins"][0]["mtu"], 1450);
 }
+
+#[test]
+fn pods_get_netkit_only_where_the_agent_has_programs_for_it() {
+    use PodDevices::{Auto, Netkit, Veth};
+    for (chosen, runs_on_netkit, expected) in [
+        (Auto, true, Auto),
+        (Auto, false, Veth),
+        (Veth, true, Veth),
+        (Veth, false, Veth),
+        // What was asked for by name is not replaced: the plugin says that there is none.
+        (Netkit, true, Netkit),
+        (Netkit, false, Netkit),
+    ] {
+        assert_eq!(
+            chosen.for_agent(runs_on_netkit),
+            expected,
+            "{chosen:?} {runs_on_netkit}"
+        );
+    }
+    assert_eq!(PodDevices::default(), Auto);
+}
