@@ -14,11 +14,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::{
-    netlink::Kernel,
-    plan::{Observed, State},
-    tables::DeviceTables,
-};
+use self::{netlink::Kernel, plan::State, tables::DeviceTables};
 use crate::{
     agent::chain,
     apply::MapsError,
@@ -111,8 +107,10 @@ impl Devices {
         self.disturbed = false;
         self.retry = None;
         match self.try_reconcile(pins, programs, nodes).await {
-            Ok(false) => {}
-            Ok(true) => self.retry = Some(Instant::now() + RECHECK),
+            Ok(is_new) => {
+                let next = if is_new { RECHECK } else { node::RESYNC };
+                self.retry = Some(Instant::now() + next);
+            }
             Err(error) => {
                 warn!(error = %chain(&error), "some devices are not seen by the packet path, will retry");
                 self.written = None;
@@ -121,7 +119,7 @@ impl Devices {
         }
     }
 
-    /// Whether a pod's device is new.
+    /// Whether a device is new.
     async fn try_reconcile(
         &mut self,
         pins: &Pins,
@@ -129,6 +127,7 @@ impl Devices {
         nodes: &HashMap<String, Node>,
     ) -> Result<bool, DevicesError> {
         let observed = self.kernel.observe().await?;
+        node::loosen_reverse_paths(observed.links.iter().map(|link| &*link.name));
         let wanted = plan::state(&self.settings, nodes, &observed);
         let written = match &self.written {
             Some(written) => written,
@@ -155,28 +154,9 @@ impl Devices {
             }
         }
         self.tables.delete(written, &wanted)?;
-        let mut pods = wanted.roles.iter().filter(|(_, role)| **role != Role::Uplink);
-        let is_new = pods.any(|(ifindex, _)| !written.roles.contains_key(ifindex));
-        trust_pods(&observed, &wanted);
+        let mut roles = wanted.roles.keys();
+        let is_new = roles.any(|ifindex| !written.roles.contains_key(ifindex));
         self.written = Some(wanted);
         Ok(is_new)
-    }
-}
-
-/// Keeps the check of source addresses switched off on the devices of our plugin's pods. What a backend answers to the node
-/// itself comes in from the Service's address, and such a device has no address that would make it the way there.
-fn trust_pods(observed: &Observed, wanted: &State) {
-    let pods = observed.links.iter().filter(|link| {
-        let role = wanted.roles.get(&link.ifindex);
-        link.name.starts_with(plan::POD_DEVICES) && role.is_some_and(|role| *role != Role::Uplink)
-    });
-    for link in pods {
-        match node::switch_off_source_check(&link.name) {
-            Ok(false) => {}
-            Ok(true) => info!(device = %link.name, "switched rp_filter off again"),
-            Err(error) => {
-                warn!(device = %link.name, error = %chain(&error), "answers of this pod may be lost")
-            }
-        }
     }
 }

@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-pub(crate) use self::sysctl::{reserve_snat_ports, switch_off_source_check};
+pub(crate) use self::sysctl::{loosen_reverse_paths, reserve_snat_ports};
 use self::{
     netlink::{ChangeError, Kernel},
     plan::Cidr,
@@ -35,6 +35,8 @@ pub use self::{
 };
 use crate::agent::chain;
 
+/// How the names begin of all devices that the plugin and this agent make: pods' and the tunnel.
+pub(crate) const DEVICE_PREFIX: &str = "orl";
 /// The name sorts before what other plugins install, since containerd takes the first file.
 const CONFLIST: &str = "10-orlop.conflist";
 /// Says which part of the cluster fails together, and within which traffic is cheap.
@@ -44,7 +46,7 @@ const LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
 /// Writing into /proc or a full disk does not mend itself quickly.
 const RETRY: Duration = Duration::from_secs(10);
 /// Everything is compared again after this time, should the kernel have failed to say that something changed.
-const RESYNC: Duration = Duration::from_secs(300);
+pub(crate) const RESYNC: Duration = Duration::from_secs(300);
 /// Changes to interfaces come in flocks.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -246,7 +248,6 @@ impl Network {
         };
         let observed = kernel.observe().await?;
         sysctl::enable_forwarding(node, &observed.links)?;
-        sysctl::loosen_reverse_paths(node)?;
         let wanted = plan::wanted(&self.node_name, nodes, &observed.links, self.settings.routing);
         let applied = kernel.apply(&plan::changes(&wanted, &observed.state)).await;
         // Last: once this file is there, pods are started. If the way to some node is missing, which is tried again, pods

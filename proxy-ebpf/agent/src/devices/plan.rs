@@ -12,12 +12,9 @@ use proxy_ebpf_common::{Address4, Address6, Device, DeviceFlags, LocalPod, Node 
 
 use super::DeviceSettings;
 use crate::{
-    node::{Node, plan::Cidr},
+    node::{DEVICE_PREFIX, Node, plan::Cidr},
     packets::Role,
 };
-
-/// How the names of pods' devices begin that `orlop-cni` makes.
-pub(super) const POD_DEVICES: &str = "orl";
 
 /// A device as the kernel tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +141,7 @@ fn pod_role(link: &Link, observed: &Observed) -> Option<Role> {
         LinkKind::Netkit if link.mac != Some([0; 6]) => Role::Netkit,
         _ => return None,
     };
-    let is_pod = link.name.starts_with(POD_DEVICES) || host_routes(link.ifindex, observed).next().is_some();
+    let is_pod = link.name.starts_with(DEVICE_PREFIX) || host_routes(link.ifindex, observed).next().is_some();
     is_pod.then_some(role)
 }
 

@@ -23,7 +23,7 @@ use rtnetlink::{
 use tokio::task::JoinHandle;
 
 use super::{
-    NetworkError,
+    DEVICE_PREFIX, NetworkError,
     plan::{Change, Cidr, Device, Mac, OnLink, Route, State, Tunnel},
     sysctl,
 };
@@ -32,8 +32,6 @@ use super::{
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(114);
 /// The tunnel's name.
 const TUNNEL: &str = "orlop-vxlan";
-/// How the names of pods' interfaces begin; they come and go all day and change nothing here.
-const POD_INTERFACES: &str = "orl";
 
 /// What is there, and the index of the tunnel.
 pub(super) struct Observed {
@@ -306,7 +304,8 @@ fn concerns(message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             let name = name(link);
-            name == TUNNEL || !name.starts_with(POD_INTERFACES)
+            // Those of pods come and go all day and change nothing here.
+            name == TUNNEL || !name.starts_with(DEVICE_PREFIX)
         }
         RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
             local_address(message).is_some_and(|address| !is_link_local(address))

@@ -3,16 +3,15 @@
 use std::{fs, io, path::PathBuf};
 
 use proxy_ebpf_common::{SNAT_PORT_MAX, SNAT_PORT_MIN};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
-    NetworkError, Node,
+    DEVICE_PREFIX, NetworkError, Node,
     plan::{OnLink, uplinks},
 };
+use crate::agent::chain;
 
 const NET: &str = "/proc/sys/net";
-/// How the names of the plugin's devices and of the tunnel begin.
-const DEVICES: &str = "orl";
 
 /// Name of a file for the folder `sysctl.d`. It sorts behind those of distributions, of which the last one counts.
 pub const DROP_IN_NAME: &str = "99-zz-orlop.conf";
@@ -43,21 +42,16 @@ pub(super) fn enable_forwarding(node: &Node, links: &[OnLink]) -> Result<(), Net
 
 /// Takes the reverse path check off the devices of pods and the tunnel, where somebody has put it back: systemd sets every
 /// device that appears as its files say, perhaps after the plugin did (see [`DROP_IN`], which tells it otherwise). The reverse
-/// of a route need not be by these devices, since a Service may send the answer round another way.
-pub(super) fn loosen_reverse_paths(node: &Node) -> Result<(), NetworkError> {
-    if !node.pod_cidrs.iter().any(|cidr| cidr.address.is_ipv4()) {
-        return Ok(());
+/// of a route need not be by these devices, since a Service may send the answer round another way; and what a backend answers
+/// to the node itself comes in from the Service's address. Other devices, the node's own business, are passed over.
+pub(crate) fn loosen_reverse_paths<'a>(devices: impl Iterator<Item = &'a str>) {
+    for device in devices.filter(|name| name.starts_with(DEVICE_PREFIX)) {
+        match switch_off_source_check(device) {
+            Ok(false) => {}
+            Ok(true) => info!(device, "switched rp_filter off again"),
+            Err(error) => warn!(device, error = %chain(&error), "answers by this device may be lost"),
+        }
     }
-    let dir = PathBuf::from(NET).join("ipv4/conf");
-    let entries = fs::read_dir(&dir).map_err(|source| NetworkError::Read {
-        path: dir.clone(),
-        source,
-    })?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    for name in names.filter(|name| name.starts_with(DEVICES)) {
-        switch_off_source_check(&name)?;
-    }
-    Ok(())
 }
 
 /// What has to be set before the tunnel comes up.
@@ -76,7 +70,7 @@ pub(super) fn set_up_tunnel(name: &str) -> Result<(), NetworkError> {
 }
 
 /// Lets a device's packets in whatever their source address. Whether that was not so before.
-pub(crate) fn switch_off_source_check(device: &str) -> Result<bool, NetworkError> {
+fn switch_off_source_check(device: &str) -> Result<bool, NetworkError> {
     let path = format!("ipv4/conf/{device}/rp_filter");
     // A device that has just gone has no settings.
     let is_on = read(&path).is_some_and(|value| value != "0");
@@ -147,6 +141,11 @@ fn set(path: &str, value: &str) -> Result<(), NetworkError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_drop_in_names_our_devices() {
+        assert!(DROP_IN.contains(&format!(".conf.{DEVICE_PREFIX}*.rp_filter = 0")));
+    }
 
     #[test]
     fn ports_are_reserved_where_the_nodes_own_reach_that_far() {
