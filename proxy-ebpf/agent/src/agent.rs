@@ -298,13 +298,18 @@ impl Proxy {
                 self.objects.touch(service.clone());
             }
         }
+        // A map that has just been found full is not tried again before something has changed.
+        let mut has_refused = false;
         while let Err(error) = self.try_reconcile() {
             self.complete = false;
             let mended = match error {
                 MapsError::Full { name, max_entries } if max_entries <= self.map_entries_max / 2 => {
                     self.grow(name, max_entries)
                 }
-                MapsError::Full { name, max_entries } => self.refuse(name, max_entries),
+                MapsError::Full { name, max_entries } => {
+                    has_refused = true;
+                    self.refuse(name, max_entries)
+                }
                 error => Err(error.into()),
             };
             if let Err(error) = mended {
@@ -315,15 +320,29 @@ impl Proxy {
             }
         }
         self.retry = None;
-        if std::mem::replace(&mut self.complete, true) {
-            return;
+        if !std::mem::replace(&mut self.complete, true) {
+            // Up to now what programs of another layout do may have been all that is done.
+            match self.pins.remove_other_versions() {
+                Ok(0) => {}
+                Ok(removed) => info!(removed, "took over from an agent with another layout of tables"),
+                Err(error) => warn!(error = %chain(&error), "programs of another layout may still run"),
+            }
         }
-        // Up to now what programs of another layout do may have been all that is done.
-        match self.pins.remove_other_versions() {
-            Ok(0) => {}
-            Ok(removed) => info!(removed, "took over from an agent with another layout of tables"),
-            Err(error) => warn!(error = %chain(&error), "programs of another layout may still run"),
+        if !has_refused && self.readmit() {
+            self.reconcile();
         }
+    }
+
+    /// Asks for those Services to be planned that were left out and for which there is room now, because others have left it or
+    /// because they ask for less. Whether there are any.
+    fn readmit(&mut self) -> bool {
+        let room = self.maps.room(self.tables.sizes(), self.map_entries_max);
+        let admitted = self.refusals.admit(room);
+        for service in &admitted {
+            info!(%service, "the Service is let in: there is room for it");
+            self.objects.touch(service.clone());
+        }
+        !admitted.is_empty()
     }
 
     fn try_reconcile(&mut self) -> Result<(), MapsError> {

@@ -130,6 +130,38 @@ impl Maps {
             .collect()
     }
 
+    /// How many entries there is room for beside tables of these sizes, once the maps have grown as far as they may.
+    pub fn room(&self, sizes: Sizes, entries_max: u32) -> Sizes {
+        let free = |max_entries: u32, entries: usize| {
+            (reach(max_entries, entries_max) as usize).saturating_sub(entries)
+        };
+        let of_map = |map: &Map, entries| free(map.max_entries, entries);
+        let [frontends4, frontends6] = sizes.frontends;
+        let [backends4, backends6] = sizes.backends;
+        let [nodes4, nodes6] = sizes.node_addresses;
+        let [ranges4, ranges6] = sizes.ranges;
+        Sizes {
+            frontends: [
+                of_map(&self.frontends4, frontends4),
+                of_map(&self.frontends6, frontends6),
+            ],
+            slots: of_map(&self.slots, sizes.slots),
+            backends: [
+                of_map(&self.backends4, backends4),
+                of_map(&self.backends6, backends6),
+            ],
+            matches: of_map(&self.matches, sizes.matches),
+            ranges: [
+                free(self.ranges4.max_entries(), ranges4),
+                free(self.ranges6.max_entries(), ranges6),
+            ],
+            node_addresses: [
+                of_map(&self.node_addresses4, nodes4),
+                of_map(&self.node_addresses6, nodes6),
+            ],
+        }
+    }
+
     /// Copies what the map `name` holds to the one of the same name in another folder of pins.
     pub(crate) fn copy(&self, name: &'static str, dir: &Path) -> Result<(), MapsError> {
         match name {
@@ -422,6 +454,15 @@ impl From<Backend<Address6>> for SocketAddress {
             protocol: backend.protocol,
         }
     }
+}
+
+/// How large a map of this size may become by doubling, if more than `entries_max` are too many.
+fn reach(max_entries: u32, entries_max: u32) -> u32 {
+    let mut reach = max_entries;
+    while reach <= entries_max / 2 {
+        reach *= 2;
+    }
+    reach
 }
 
 /// What concerns one map of a family.

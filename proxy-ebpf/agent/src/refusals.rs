@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::{
     desired::{FrontendAddress, ObjectName},
-    plan::Change,
+    plan::{Change, Sizes},
 };
 
 /// Whoever takes less than this part of a map is not the one to blame for its being full.
@@ -14,8 +14,8 @@ const BLAMED_PART: usize = 64;
 /// The Services that are left out.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    /// With the number of entries that each had when it was refused: once it has fewer it gets another chance.
-    sizes: HashMap<ObjectName, usize>,
+    /// With the entries that each of them asks for now: once there is room for them it gets another chance.
+    wanted: HashMap<ObjectName, Sizes>,
 }
 
 /// A Service that has just been refused.
@@ -32,32 +32,49 @@ pub struct Refused {
 impl Refusals {
     /// Number of Services that are left out.
     pub fn count(&self) -> usize {
-        self.sizes.len()
+        self.wanted.len()
     }
 
     /// Forgets Services that are gone, given all that there are.
     pub fn keep_only(&mut self, all: &[Change]) {
-        if !self.sizes.is_empty() {
+        if !self.wanted.is_empty() {
             let there: HashSet<_> = all.iter().map(|change| &change.service).collect();
-            self.sizes.retain(|service, _| there.contains(service));
+            self.wanted.retain(|service, _| there.contains(service));
         }
     }
 
     /// Takes away what the changes of refused Services ask for, their health checks too: a load balancer must not send here
-    /// what nobody answers. One that asks for less than it did is not refused any more.
+    /// what nobody answers. One that asks for nothing any more is forgotten.
     pub fn apply(&mut self, changes: &mut [Change]) {
         for change in changes {
-            match self.sizes.get(&change.service) {
-                None => {}
-                Some(&refused) if size(change) < refused => {
-                    self.sizes.remove(&change.service);
-                }
-                Some(_) => {
-                    change.ports.clear();
-                    change.health_check = None;
-                }
+            let Some(wanted) = self.wanted.get_mut(&change.service) else {
+                continue;
+            };
+            if change.ports.is_empty() {
+                self.wanted.remove(&change.service);
+                continue;
+            }
+            *wanted = Sizes::of(change);
+            change.ports.clear();
+            change.health_check = None;
+        }
+    }
+
+    /// Lets in those Services for which there is room now, the small ones first, and returns them.
+    pub fn admit(&mut self, mut room: Sizes) -> Vec<ObjectName> {
+        let mut refused: Vec<_> = self.wanted.iter().collect();
+        refused.sort_by_key(|&(service, wanted)| (wanted.total(), service));
+        let mut admitted = Vec::new();
+        for (service, &wanted) in refused {
+            if let Some(rest) = room.without(wanted) {
+                room = rest;
+                admitted.push(service.clone());
             }
         }
+        for service in &admitted {
+            self.wanted.remove(service);
+        }
+        admitted
     }
 
     /// Refuses the largest of all Services, given what they ask for, because a map with `room` entries is full. `None`: the
@@ -65,13 +82,13 @@ impl Refusals {
     pub fn refuse_largest(&mut self, all: &[Change], room: u32) -> Option<Refused> {
         let served = all
             .iter()
-            .filter(|change| !self.sizes.contains_key(&change.service));
+            .filter(|change| !self.wanted.contains_key(&change.service));
         let largest = served.max_by_key(|change| size(change))?;
         let size = size(largest);
         if size * BLAMED_PART < room as usize {
             return None;
         }
-        self.sizes.insert(largest.service.clone(), size);
+        self.wanted.insert(largest.service.clone(), Sizes::of(largest));
         let mut own: BTreeSet<_> = frontends(largest).collect();
         let others = all.iter().filter(|change| change.service != largest.service);
         let others: HashSet<_> = others.flat_map(frontends).collect();
@@ -119,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_is_refused_until_it_is_smaller() {
+    fn the_largest_is_refused_until_it_is_gone() {
         let all = [
             change("small", [5], 3),
             change("wide", 0..100, 0),
@@ -151,20 +168,82 @@ mod tests {
         refusals.apply(&mut changes);
         assert_eq!(changes[1].health_check, None);
         let kept: Vec<_> = changes.iter().map(|change| !change.ports.is_empty()).collect();
-        assert_eq!(kept, [true, false, true]);
-        assert_eq!(refusals.count(), 1);
+        assert_eq!(kept, [true, false, false]);
+        assert_eq!(refusals.count(), 2);
         // It is deleted.
         refusals.apply(&mut [Change {
             ports: Vec::new(),
             ..change("wide", [], 0)
         }]);
-        assert_eq!(refusals.count(), 0);
+        assert_eq!(refusals.count(), 1);
 
         // It is deleted while nobody looks.
         refusals.refuse_largest(&all, 1 << 10).expect("one is to blame");
         refusals.keep_only(&all);
-        assert_eq!(refusals.count(), 1);
+        assert_eq!(refusals.count(), 2);
         refusals.keep_only(&all[..2]);
-        assert_eq!(refusals.count(), 0);
+        assert_eq!(refusals.count(), 1);
+    }
+
+    #[test]
+    fn those_for_which_there_is_room_are_let_in() {
+        let room = |frontends, slots| Sizes {
+            frontends: [frontends, 0],
+            slots,
+            // There are never more backends than slots.
+            backends: [slots, 0],
+            ..Sizes::default()
+        };
+        let refused = || {
+            let mut refusals = Refusals::default();
+            let all = [change("wide", 0..100, 0), change("popular", [200], 300)];
+            for _ in &all {
+                refusals.refuse_largest(&all, 1 << 10).expect("one is to blame");
+            }
+            refusals
+        };
+        for (room, expected) in [
+            (room(0, 0), &[][..]),
+            (room(99, 299), &[]),
+            (room(1, 300), &["popular"]),
+            (room(100, 299), &["wide"]),
+            // There is room for either, not for both: the smaller one.
+            (room(100, 300), &["wide"]),
+            (room(101, 300), &["wide", "popular"]),
+        ] {
+            let mut refusals = refused();
+            let admitted = refusals.admit(room);
+            let names: Vec<_> = admitted.iter().map(ObjectName::name).collect();
+            assert_eq!(names, expected, "{room:?}");
+            assert_eq!(refusals.count(), 2 - expected.len());
+            // What is let in is not held back any more.
+            let mut changes = [change("wide", 0..100, 0), change("popular", [200], 300)];
+            refusals.apply(&mut changes);
+            for change in &changes {
+                let is_kept = !change.ports.is_empty();
+                assert_eq!(is_kept, expected.contains(&change.service.name()), "{room:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_counts_is_what_a_service_asks_for_now() {
+        let mut refusals = Refusals::default();
+        let all = [change("popular", [200], 300)];
+        refusals.refuse_largest(&all, 1 << 10).expect("one is to blame");
+        let room = Sizes {
+            frontends: [10, 10],
+            slots: 200,
+            backends: [200, 200],
+            ..Sizes::default()
+        };
+        for (backends, admitted) in [(300, 0), (301, 0), (201, 0), (200, 1)] {
+            refusals.apply(&mut [change("popular", [200], backends)]);
+            assert_eq!(refusals.admit(room).len(), admitted, "{backends} backends");
+        }
+        // Once more: it has grown since.
+        refusals.refuse_largest(&all, 1 << 10).expect("one is to blame");
+        assert_eq!(refusals.admit(room), []);
+        assert_eq!(refusals.count(), 1);
     }
 }

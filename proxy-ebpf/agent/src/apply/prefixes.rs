@@ -36,6 +36,11 @@ impl<K: Pod, V: Pod> PrefixMap<K, V> {
         })
     }
 
+    /// How many entries the map has room for.
+    pub(super) fn max_entries(&self) -> u32 {
+        self.max_entries
+    }
+
     /// How full the map is with so many entries.
     pub(super) fn usage(&self, entries: usize) -> MapUse {
         MapUse {

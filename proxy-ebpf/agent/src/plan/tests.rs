@@ -1068,3 +1068,46 @@ impl Random {
         (value ^ (value >> 31)) % limit
     }
 }
+
+#[test]
+fn sizes_of_a_service_are_what_it_adds_to_empty_tables() {
+    let socket = |ip: &str, port| SocketAddress {
+        address: ip.parse().expect("an address"),
+        port,
+        protocol: Protocol::TCP,
+    };
+    let frontend = |ip: &str, port| FrontendAddress::from(socket(ip, port));
+    let change = || Change {
+        service: ObjectName::new("default", "web"),
+        ports: vec![
+            ServicePort {
+                frontends: vec![frontend("10.96.0.1", 80), frontend("fd00:96::1", 80)],
+                backends: vec![socket("10.0.0.1", 8080), socket("10.0.0.2", 8080)],
+                affinity_timeout_s: 60,
+                restricted: vec![frontend("10.96.0.1", 80)],
+                source_ranges: ["192.0.2.0/24", "2001:db8::/32", "2001:db9::/32"]
+                    .map(|range| range.parse().expect("a network"))
+                    .into(),
+                ..ServicePort::default()
+            },
+            ServicePort {
+                frontends: vec![frontend("10.96.0.1", 443)],
+                // One of them has been counted.
+                backends: vec![socket("10.0.0.1", 8080), socket("fd00::1", 8080)],
+                ..ServicePort::default()
+            },
+        ],
+        health_check: None,
+    };
+    let mut tables = Tables::default();
+    tables.plan(vec![change()]);
+    let sizes = Sizes::of(&change());
+    assert_eq!(sizes, tables.sizes());
+    assert_eq!(sizes.total(), 3 + 4 + 3 + 2 + 3);
+    assert_eq!(sizes.without(sizes), Some(Sizes::default()));
+    let more = Sizes {
+        ranges: [0, 3],
+        ..sizes
+    };
+    assert_eq!(sizes.without(more), None);
+}

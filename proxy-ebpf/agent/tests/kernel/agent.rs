@@ -279,6 +279,36 @@ fn too_large(api: &Api, meanwhile: impl FnOnce()) {
     meanwhile();
     api.delete("services", large);
     refused(0);
+
+    // Either of these fits, both do not.
+    let [larger, large] = [(160, 115), (100, 116)].map(|(ports, third)| {
+        let addresses: Vec<String> = (0..=255).map(|last| format!("203.0.{third}.{last}")).collect();
+        let ports: Vec<_> = (1..=ports)
+            .map(|port| json!({ "name": format!("port-{port}"), "port": port }))
+            .collect();
+        json!({
+            "metadata": { "name": format!("large-{third}"), "namespace": "default" },
+            "spec": { "clusterIPs": [format!("10.96.0.{third}")], "externalIPs": addresses, "ports": ports },
+        })
+    });
+    let frontends = |least: usize| {
+        wait(&format!("at least {least} frontends"), || {
+            let text = get(METRICS, "/metrics").unwrap_or_default();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("proxy_ebpf_map_entries{map=\"FRONTENDS4\"} "));
+            line.is_some_and(|count| count.parse().is_ok_and(|count: usize| count > least))
+        });
+    };
+    api.put("services", large.clone());
+    frontends(25_600);
+    api.put("services", larger.clone());
+    refused(1);
+    // The other one leaves room for it.
+    api.delete("services", large);
+    refused(0);
+    frontends(40_960);
+    api.delete("services", larger);
 }
 
 /// A load balancer's address that admits this node, then others, then everybody.
