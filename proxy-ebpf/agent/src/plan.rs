@@ -334,9 +334,11 @@ impl Tables {
         let cluster_ips = ports.flat_map(ServicePort::cluster_ips).copied().collect();
         // Two ports that shared an id must not go on sharing its slots.
         let mut taken = HashSet::new();
-        for Change { service, ports, .. } in changes {
+        // Borrowed, so that all of what was asked for goes at once when this is done: what is kept would come to lie in the gaps
+        // that it leaves one by one, and the memory between could not be given back.
+        for Change { service, ports, .. } in &changes {
             for port in ports {
-                self.plan_port(&service, port, &cluster_ips, &mut taken, &mut idle, &mut plan);
+                self.plan_port(service, port, &cluster_ips, &mut taken, &mut idle, &mut plan);
             }
         }
         for address in released {
@@ -417,14 +419,15 @@ impl Tables {
     fn plan_port(
         &mut self,
         owner: &ObjectName,
-        port: ServicePort,
+        port: &ServicePort,
         cluster_ips: &HashSet<FrontendAddress>,
         taken: &mut HashSet<ServiceId>,
         idle: &mut BTreeSet<BackendId>,
         plan: &mut Plan,
     ) {
-        self.take_back(&port, plan);
-        let (frontends, conflicts): (Vec<_>, Vec<_>) = port.frontends.into_iter().partition(|address| {
+        self.take_back(port, plan);
+        let frontends = port.frontends.iter().copied();
+        let (frontends, conflicts): (Vec<_>, Vec<_>) = frontends.partition(|address| {
             let is_free = self
                 .frontends
                 .get(address)
@@ -450,7 +453,7 @@ impl Tables {
 
         let slots = self.plan_slots(id, &port.backends, idle, plan);
         self.plan_matches(id, port.affinity_timeout_s > 0, plan);
-        self.plan_ranges(id, port.source_ranges, plan);
+        self.plan_ranges(id, &port.source_ranges, plan);
         let elsewhere = if port.elsewhere {
             FrontendFlags::ELSEWHERE
         } else {
@@ -606,14 +609,14 @@ impl Tables {
         plan.delete_matches.extend(old.difference(&wanted).map(key));
     }
 
-    fn plan_ranges(&mut self, id: ServiceId, wanted: BTreeSet<Cidr>, plan: &mut Plan) {
+    fn plan_ranges(&mut self, id: ServiceId, wanted: &BTreeSet<Cidr>, plan: &mut Plan) {
         let service = self.service(id);
         let old = service.replace(|special| &mut special.ranges, wanted.clone());
         for &range in wanted.difference(&old) {
             self.sizes.ranges[Sizes::family(range.address)] += 1;
             plan.put_ranges.push((id, range));
         }
-        for &range in old.difference(&wanted) {
+        for &range in old.difference(wanted) {
             self.sizes.ranges[Sizes::family(range.address)] -= 1;
             plan.delete_ranges.push((id, range));
         }
