@@ -7,6 +7,7 @@
 //! History is not kept here. A watch that starts in the past reads what it missed from the store's log and then joins
 //! the live events; the border is fixed under the lock, so nothing is lost or told twice.
 
+mod chunk;
 mod event;
 mod facts;
 mod filter;
