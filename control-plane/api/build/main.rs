@@ -4,7 +4,7 @@
 
 mod descriptions;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 const SOURCE: &str = "schema/v1.37.txt";
@@ -60,6 +60,8 @@ struct Field {
     list_keys: String,
     atomic: bool,
     default: String,
+    /// Of a feature that is off.
+    off: bool,
 }
 
 fn parse(text: &str) -> Vec<Type> {
@@ -112,6 +114,7 @@ fn parse(text: &str) -> Vec<Type> {
                 "key" => field.key = Some(value.into()),
                 "retain" => field.retain = true,
                 "replace" => field.replace = true,
+                "off" => field.off = true,
                 "map" | "struct" => field.atomic = value == "atomic",
                 "default" => field.default = value.into(),
                 "list" => {
@@ -135,6 +138,39 @@ fn parse(text: &str) -> Vec<Type> {
     }
     types.sort_by_key(Type::full_name);
     types
+}
+
+/// `core/v1.Pod`: the message that a field holds, alone or in lists or maps.
+fn inner(package: &str, field: &Field) -> Option<String> {
+    let mut name = field.ty.as_str();
+    while let Some(rest) = name.strip_prefix("[]").or_else(|| name.strip_prefix("map[]")) {
+        name = rest;
+    }
+    let name = name.split(':').next()?;
+    match name.contains('.') {
+        true => Some(name.to_owned()),
+        false if name.starts_with(|c: char| c.is_ascii_uppercase()) => Some(format!("{package}.{name}")),
+        false => None,
+    }
+}
+
+/// The types in which a field of a feature that is off can be, however deep.
+fn holders_of_off(types: &[Type]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    loop {
+        let before = found.len();
+        for ty in types {
+            let holds = |field: &Field| {
+                field.off || inner(&ty.package, field).is_some_and(|name| found.contains(&name))
+            };
+            if ty.fields.iter().any(holds) {
+                found.insert(format!("{}.{}", ty.package, ty.name));
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
 }
 
 /// Interns strings in one text; a string is offset * 256 + length.
@@ -242,6 +278,8 @@ fn emit(types: &[Type]) -> String {
         elems: Vec::new(),
         elem_index: HashMap::new(),
     };
+    let off = holders_of_off(types);
+    let leads = |package: &str, field: &Field| inner(package, field).is_some_and(|name| off.contains(&name));
     let (mut type_rows, mut field_rows) = (String::new(), String::new());
     let mut extra_rows = vec![(0u32, 0u32, 0u32)];
     let mut fields = 0usize;
@@ -286,7 +324,9 @@ fn emit(types: &[Type]) -> String {
                 | u16::from(f.retain) << 5
                 | u16::from(f.replace) << 6
                 | f.list << 7
-                | u16::from(f.atomic) << 9;
+                | u16::from(f.atomic) << 9
+                | u16::from(f.off) << 10
+                | u16::from(leads(&t.package, f)) << 11;
             let _ = writeln!(
                 field_rows,
                 "FieldRow {{ name: Str({name}), ty: {ty}, tag: {}, flags: {flags}, extra: {extra} }},",

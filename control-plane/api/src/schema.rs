@@ -290,6 +290,16 @@ impl Field {
         self.flag(1 << 9)
     }
 
+    /// Belongs to a feature that is off unless somebody turns it on, which nobody can here.
+    pub fn is_off(self) -> bool {
+        self.flag(1 << 10)
+    }
+
+    /// Whether there can be a field that [is off](Field::is_off) somewhere in what this one holds.
+    pub fn leads_to_off(self) -> bool {
+        self.flag(1 << 11)
+    }
+
     /// The declared default, as JSON.
     pub fn default(self) -> Option<&'static str> {
         Some(self.extra().default.get()).filter(|d| !d.is_empty())

@@ -12,6 +12,7 @@ mod batch;
 mod builtin;
 mod certificates;
 mod core;
+mod disabled;
 mod extension;
 mod flowcontrol;
 mod kind;

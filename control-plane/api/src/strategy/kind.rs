@@ -1,5 +1,6 @@
 //! A built-in kind's behaviour as a static row of functions: what a kind does not set, it does the generic way.
 
+use super::disabled::drop_unused;
 use super::{
     Deletion, ScaleMapping, Strategy, Traits, generic_prepare_for_create, generic_prepare_for_status_update,
     generic_prepare_for_update, generic_reset_fields,
@@ -217,14 +218,17 @@ impl Strategy for Kind {
     }
 
     fn prepare_for_create(&self, obj: &mut Value) {
+        drop_unused(self.traits.schema, obj, None);
         (self.create)(&self.traits, obj);
     }
 
     fn prepare_for_update(&self, new: &mut Value, old: &Value) {
+        drop_unused(self.traits.schema, new, Some(old));
         (self.update)(&self.traits, new, old);
     }
 
     fn prepare_for_status_update(&self, new: &mut Value, old: &Value) {
+        drop_unused(self.traits.schema, new, Some(old));
         (self.status)(new, old);
     }
 
@@ -244,6 +248,7 @@ impl Strategy for Kind {
     }
 
     fn prepare_for_subresource_update(&self, subresource: &str, new: &mut Value, old: &Value) {
+        drop_unused(self.traits.schema, new, Some(old));
         match self.subresources {
             Some(of) => (of.prepare)(&self.traits, subresource, new, old),
             None => *new = old.clone(),

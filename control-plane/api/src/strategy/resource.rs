@@ -2,17 +2,13 @@
 
 use super::access::{Object, child, each, ensure, list, set, set_nonzero, text};
 use super::kind::Kind;
-use super::{
-    generic_prepare_for_create, generic_prepare_for_update, prepare_for_status_update_alone,
-    reset_metadata_too,
-};
+use super::{prepare_for_status_update_alone, reset_metadata_too};
 use crate::meta::validate_conditions;
 use crate::validation::ErrorList;
 use serde_json::Value;
 
 mod capacity;
 mod claim;
-mod disabled;
 mod name;
 mod slice;
 mod status;
@@ -24,18 +20,9 @@ const MAX_RULE_CONDITIONS: usize = 8;
 pub(super) static RESOURCE_CLAIM: Kind = Kind::namespaced("io.k8s.api.resource.v1.ResourceClaim")
     .status()
     .defaults(|obj| claim_defaults(ensure(obj, "spec")))
-    .prepares_create(|traits, obj| {
-        generic_prepare_for_create(traits, obj);
-        disabled::claim(obj, None);
-    })
-    .prepares_update(|traits, new, old| {
-        generic_prepare_for_update(traits, new, old);
-        disabled::claim(new, Some(old));
-    })
     .prepares_status(|new, old| {
         prepare_for_status_update_alone(new, old);
         status::forget_deallocated(new, old);
-        disabled::claim(new, Some(old));
     })
     .resets(reset_metadata_too)
     .validates(|obj, errors| claim::spec(&obj["spec"], "spec", errors))
@@ -46,14 +33,6 @@ pub(super) static RESOURCE_CLAIM: Kind = Kind::namespaced("io.k8s.api.resource.v
 pub(super) static RESOURCE_CLAIM_TEMPLATE: Kind =
     Kind::namespaced("io.k8s.api.resource.v1.ResourceClaimTemplate")
         .defaults(|obj| claim_defaults(ensure(ensure(obj, "spec"), "spec")))
-        .prepares_create(|traits, obj| {
-            generic_prepare_for_create(traits, obj);
-            disabled::template(obj, None);
-        })
-        .prepares_update(|traits, new, old| {
-            generic_prepare_for_update(traits, new, old);
-            disabled::template(new, Some(old));
-        })
         .validates(claim::template)
         .validates_update(|new, old, errors| errors.immutable("spec", new.get("spec"), old.get("spec")));
 
@@ -83,14 +62,6 @@ pub(super) static DEVICE_TAINT_RULE: Kind = Kind::cluster("io.k8s.api.resource.v
 pub(super) static RESOURCE_SLICE: Kind = Kind::cluster("io.k8s.api.resource.v1.ResourceSlice")
     .generation(SPEC)
     .stamps(stamp_taints)
-    .prepares_create(|traits, obj| {
-        generic_prepare_for_create(traits, obj);
-        disabled::slice(obj, None);
-    })
-    .prepares_update(|traits, new, old| {
-        disabled::slice(new, Some(old));
-        generic_prepare_for_update(traits, new, old);
-    })
     .validates(slice::slice)
     .validates_update(slice::slice_update)
     .warns(|obj, _| {

@@ -100,6 +100,12 @@ fn data_sources(obj: &mut Value, old: Option<&Value>) {
     let Some(spec) = obj.get_mut("spec").and_then(Value::as_object_mut) else {
         return;
     };
+    // Sources in other namespaces are an alpha feature.
+    let referred = old.is_some_and(|old| old["spec"].get("dataSourceRef").is_some());
+    let foreign = spec.get("dataSourceRef").is_some_and(|source| !text(source, "/namespace").is_empty());
+    if foreign && !referred {
+        spec.remove("dataSourceRef");
+    }
     if let (false, Some(source)) = (had, spec.get("dataSource")) {
         let of = (text(source, "/apiGroup"), text(source, "/kind"));
         if of != ("", "PersistentVolumeClaim") && of != SNAPSHOT {
@@ -176,14 +182,6 @@ pub(super) static CSI_DRIVER: Kind = Kind::cluster("io.k8s.api.storage.v1.CSIDri
 /// CSINodes.
 pub(super) static CSI_NODE: Kind = Kind::cluster("io.k8s.api.storage.v1.CSINode")
     .conditional_update()
-    .prepares_create(|traits, obj| {
-        generic_prepare_for_create(traits, obj);
-        csi::drop_health(obj, None);
-    })
-    .prepares_update(|traits, new, old| {
-        generic_prepare_for_update(traits, new, old);
-        csi::drop_health(new, Some(old));
-    })
     .validates(csi::node)
     .validates_update(csi::node_update);
 

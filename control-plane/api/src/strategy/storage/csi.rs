@@ -83,16 +83,6 @@ pub(super) fn driver_update(new: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-/// What drivers say of their storage's health is an alpha feature: it is dropped unless it was there.
-pub(super) fn drop_health(new: &mut Value, old: Option<&Value>) {
-    let before = old.and_then(|old| old.get("status")).cloned();
-    let Some(new) = new.as_object_mut() else { return };
-    match before {
-        Some(status) => drop(new.insert("status".into(), status)),
-        None => drop(new.remove("status")),
-    }
-}
-
 /// A CSINode.
 pub(super) fn node(obj: &Value, errors: &mut ErrorList) {
     let drivers = list(obj, "/spec/drivers");
