@@ -175,6 +175,12 @@ pub trait Strategy: Sync + Send {
         generic_reset_fields(self.traits(), subresource)
     }
 
+    /// Warnings about what the creator of the object has said himself: before it is prepared.
+    fn warnings_of_given(&self, obj: &Value) -> Vec<String> {
+        let _ = obj;
+        Vec::new()
+    }
+
     /// Warnings for the creator of the object, or for the updater of the `old` one.
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let _ = (obj, old);

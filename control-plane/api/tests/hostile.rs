@@ -202,6 +202,7 @@ fn exercise(resource: &Resource, seed: u64) -> bool {
     let _ = strategy.validate_status_update(&status, &object).message();
     let _ = (
         strategy.deletion(&object, Some(-5)),
+        strategy.warnings_of_given(&object),
         strategy.warnings(&object, None),
     );
     for (field, _) in strategy.selectable_fields(&object) {

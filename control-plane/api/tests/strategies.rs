@@ -120,7 +120,13 @@ impl Script {
             "warn" | "warned" => {
                 let strategy = self.resource().strategy;
                 let warnings = match verb {
-                    "warn" => strategy.warnings(&self.create(edits).0, None),
+                    "warn" => {
+                        let mut given = self.decoded(edited(&self.object, edits));
+                        strategy.default(&mut given);
+                        let mut warnings = strategy.warnings_of_given(&given);
+                        warnings.extend(strategy.warnings(&self.create(edits).0, None));
+                        warnings
+                    }
                     _ => strategy.warnings(&self.update(edits).0, Some(&self.old)),
                 };
                 return warnings.iter().map(|warning| format!("{warning}\n")).collect();

@@ -92,6 +92,17 @@ pub(super) static NODE: Kind = Kind::cluster("io.k8s.api.core.v1.Node")
         super::generic_prepare_for_update(traits, new, old);
         mirror_pod_cidr(new);
     })
+    .warns(|obj, _| {
+        let mut out = Vec::new();
+        if obj.pointer("/spec/configSource").is_some() {
+            out.push("spec.configSource: the feature is removed".into());
+        }
+        if !text(obj, "/spec/externalID").is_empty() {
+            let why = "this field is deprecated, and is unused by Kubernetes";
+            out.push(format!("spec.externalID: {why}"));
+        }
+        out
+    })
     .validates(validate::node)
     .validates_update(validate::node_update)
     .validates_status(validate::node_update)
@@ -133,9 +144,35 @@ pub(super) static SECRET: Kind = Kind::namespaced("io.k8s.api.core.v1.Secret")
     .validates_update(validate::secret_update)
     .selectable(|obj| vec![("type", text(obj, "/type").into())]);
 
-/// ServiceAccounts.
-pub(super) static SERVICE_ACCOUNT: Kind =
-    Kind::namespaced("io.k8s.api.core.v1.ServiceAccount").validates(validate::service_account);
+const MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
+
+/// ServiceAccounts. Secrets are referred to by their names alone.
+pub(super) static SERVICE_ACCOUNT: Kind = Kind::namespaced("io.k8s.api.core.v1.ServiceAccount")
+    .prepares_create(|traits, obj| {
+        generic_prepare_for_create(traits, obj);
+        names_only(obj);
+    })
+    .prepares_update(|traits, new, old| {
+        super::generic_prepare_for_update(traits, new, old);
+        names_only(new);
+    })
+    .validates(validate::service_account)
+    .warns(|obj, old| {
+        let has = |obj| meta::annotations(obj).is_some_and(|all| all.contains_key(MOUNTABLE_SECRETS));
+        let why = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        let warned = has(obj) && !old.is_some_and(has);
+        warned
+            .then(|| format!("metadata.annotations[{MOUNTABLE_SECRETS}]: {why}"))
+            .into_iter()
+            .collect()
+    });
+
+fn names_only(account: &mut Value) {
+    let secrets = account.get_mut("secrets").and_then(Value::as_array_mut);
+    for secret in secrets.into_iter().flatten().filter_map(Value::as_object_mut) {
+        secret.retain(|field, _| field == "name");
+    }
+}
 
 /// Core Events.
 pub(super) static EVENT: Kind = Kind::namespaced("io.k8s.api.core.v1.Event")
@@ -168,6 +205,14 @@ fn core_event(obj: &Value) -> Value {
 pub(super) static LIMIT_RANGE: Kind = Kind::namespaced("io.k8s.api.core.v1.LimitRange")
     .create_on_update()
     .defaults(limit_range)
+    .prepares_create(|traits, obj| {
+        generic_prepare_for_create(traits, obj);
+        // Nobody else may leave the name to the server altogether.
+        if meta::name(obj).is_empty() {
+            let name = meta::uid(obj).to_owned();
+            meta::metadata_mut(obj).insert("name".into(), name.into());
+        }
+    })
     .validates(quota::limit_range);
 
 /// ResourceQuotas.

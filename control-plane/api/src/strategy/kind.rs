@@ -38,6 +38,7 @@ pub(crate) struct Kind {
     validate_status: fn(&Value, &Value, &mut ErrorList),
     subresources: Option<Subresources>,
     reset: fn(&Traits, &str) -> &'static [&'static str],
+    warn_of_given: fn(&Value) -> Vec<String>,
     warn: fn(&Value, Option<&Value>) -> Vec<String>,
     fields: fn(&Value) -> Vec<(&'static str, String)>,
     scale: Option<ScaleMapping>,
@@ -69,6 +70,7 @@ impl Kind {
             validate_status: |_, _, _| (),
             subresources: None,
             reset: generic_reset_fields,
+            warn_of_given: |_| Vec::new(),
             warn: |_, _| Vec::new(),
             fields: |_| Vec::new(),
             scale: None,
@@ -160,6 +162,11 @@ impl Kind {
 
     pub(crate) const fn warns(mut self, warn: fn(&Value, Option<&Value>) -> Vec<String>) -> Kind {
         self.warn = warn;
+        self
+    }
+
+    pub(crate) const fn warns_of_given(mut self, warn: fn(&Value) -> Vec<String>) -> Kind {
+        self.warn_of_given = warn;
         self
     }
 
@@ -269,6 +276,10 @@ impl Strategy for Kind {
 
     fn reset_fields(&self, subresource: &str) -> &'static [&'static str] {
         (self.reset)(&self.traits, subresource)
+    }
+
+    fn warnings_of_given(&self, obj: &Value) -> Vec<String> {
+        (self.warn_of_given)(obj)
     }
 
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {

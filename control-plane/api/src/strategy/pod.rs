@@ -1,5 +1,6 @@
 //! Pods and pod templates.
 
+mod app_armor;
 pub(crate) mod default;
 mod qos;
 pub(crate) mod validate;
@@ -25,6 +26,7 @@ pub(super) static POD: Kind = Kind::namespaced("io.k8s.api.core.v1.Pod")
     .validates(validate::pod)
     .validates_update(validate::pod_update)
     .validates_status(validate::pod_status)
+    .warns_of_given(app_armor::warnings)
     .warns(warnings::pod)
     .subresources(Subresources {
         prepare: update_part,
@@ -46,6 +48,7 @@ pub(super) static POD_TEMPLATE: Kind = Kind::namespaced("io.k8s.api.core.v1.PodT
 
 fn create(traits: &Traits, obj: &mut Value) {
     generic_prepare_for_create(traits, obj);
+    app_armor::take_over(obj);
     merge_label_keys(obj);
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(obj)});
     if !list(obj, "/spec/schedulingGates").is_empty() {

@@ -102,7 +102,9 @@ fn data_sources(obj: &mut Value, old: Option<&Value>) {
     };
     // Sources in other namespaces are an alpha feature.
     let referred = old.is_some_and(|old| old["spec"].get("dataSourceRef").is_some());
-    let foreign = spec.get("dataSourceRef").is_some_and(|source| !text(source, "/namespace").is_empty());
+    let foreign = spec
+        .get("dataSourceRef")
+        .is_some_and(|source| !text(source, "/namespace").is_empty());
     if foreign && !referred {
         spec.remove("dataSourceRef");
     }

@@ -73,6 +73,7 @@ pub(super) async fn create_object(
     let attributes = Attributes::new(context, Operation::Create);
     context.api.admit(&attributes, &mut object, None).await?;
     resource.strategy.default(&mut object);
+    let mut warnings = resource.strategy.warnings_of_given(&object);
     resource.strategy.prepare_for_create(&mut object);
     resource.strategy.stamp("", &mut object, None, &stamped);
     managed::put(&mut object, managed);
@@ -99,7 +100,8 @@ pub(super) async fn create_object(
     // Addresses are held in the object's name: under another generated name they are taken anew.
     let unreserved = (generated && resource.plural == "services").then(|| object.clone());
     let mut reservation = api.reserve(&resource, &mut object, None, dry_run).await?;
-    context.warnings.extend(resource.strategy.warnings(&object, None));
+    warnings.extend(resource.strategy.warnings(&object, None));
+    context.warnings.append(&mut warnings);
 
     for attempt in 1.. {
         let key = resource.key(context.namespace(), meta::name(&object))?;

@@ -18,9 +18,10 @@ use crate::validation::text::{label_problems, subdomain_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
-use annotations::{made_claims, pod_annotations};
+use annotations::{made_claims, pod_annotations, profiles_match};
 pub(crate) use container::port_or_name;
 pub(crate) use scheduling::{label_selector, node_selector, tolerations};
+pub(crate) use security::is_app_armor_profile;
 pub(crate) use status::pod_status;
 pub(crate) use update::{ephemeral_update, pod_update, resize};
 
@@ -42,6 +43,7 @@ pub(crate) fn pod(obj: &Value, errors: &mut ErrorList) {
         let detail = "cannot be set until all schedulingGates have been cleared";
         errors.forbidden("spec.nodeName", detail);
     }
+    profiles_match(annotations, &obj["spec"], "spec", errors);
 }
 
 /// A pod template: its labels and its spec.
@@ -61,6 +63,7 @@ pub(crate) fn template(template: Option<&Value>, path: &str, errors: &mut ErrorL
         &format!("{path}.spec"),
         errors,
     );
+    profiles_match(annotations, &template["spec"], &format!("{path}.spec"), errors);
     if !list(template, "/spec/ephemeralContainers").is_empty() {
         errors.push(FieldError::forbidden(
             format!("{path}.spec.ephemeralContainers"),

@@ -79,6 +79,65 @@ fn seccomp(profile: &str, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// Fields may not contradict the annotations from before there were fields.
+pub(super) fn profiles_match(annotations: Option<&Object>, spec: &Value, path: &str, errors: &mut ErrorList) {
+    let annotation = |key: &str| annotations.and_then(|a| a.get(key)).and_then(Value::as_str);
+    let of_pod = |field: &str| spec.pointer(&format!("/securityContext/{field}"));
+    let containers = || {
+        all_containers(spec).map(|(at, container)| {
+            let name = container.get("name").and_then(Value::as_str).unwrap_or("");
+            let context = container.get("securityContext").unwrap_or(&Value::Null);
+            (name, context, format!("{path}.{at}.securityContext"))
+        })
+    };
+    if let Some(annotation) = annotation(SECCOMP_POD) {
+        let at = format!("{path}.securityContext.seccompProfile");
+        profile_matches(annotation, of_pod("seccompProfile"), "seccomp", &at, errors);
+    }
+    for (name, context, at) in containers() {
+        if let Some(annotation) = annotation(&format!("{SECCOMP_CONTAINER}{name}")) {
+            let at = format!("{at}.seccompProfile");
+            profile_matches(annotation, context.get("seccompProfile"), "seccomp", &at, errors);
+        }
+    }
+    if text(spec, "/os/name") == "windows" {
+        return;
+    }
+    for (name, context, at) in containers() {
+        if let Some(annotation) = annotation(&format!("{APP_ARMOR_CONTAINER}{name}")) {
+            let profile = context.get("appArmorProfile").or(of_pod("appArmorProfile"));
+            let at = format!("{at}.appArmorProfile");
+            profile_matches(annotation, profile, "apparmor", &at, errors);
+        }
+    }
+}
+
+fn profile_matches(
+    annotation: &str,
+    profile: Option<&Value>,
+    what: &str,
+    path: &str,
+    errors: &mut ErrorList,
+) {
+    let Some(profile) = profile else { return };
+    let local = annotation.strip_prefix("localhost/");
+    let same_type = match text(profile, "/type") {
+        "Unconfined" => annotation == "unconfined",
+        "RuntimeDefault" => {
+            annotation == "runtime/default" || what == "seccomp" && annotation == "docker/default"
+        }
+        "Localhost" => local.is_some(),
+        _ => return,
+    };
+    if !same_type {
+        let detail = format!("{what} type in annotation and field must match");
+        errors.forbidden(format!("{path}.type"), detail);
+    } else if local.is_some() && local != profile.get("localhostProfile").and_then(Value::as_str) {
+        let detail = format!("{what} profile in annotation and field must match");
+        errors.forbidden(format!("{path}.localhostProfile"), detail);
+    }
+}
+
 /// Annotations that stay as they are once there is the pod.
 pub(super) fn fixed_annotations(new: &Value, old: &Value, path: &str, errors: &mut ErrorList) {
     let (now, then) = (meta::annotations(new), meta::annotations(old));

@@ -141,6 +141,11 @@ fn profiles(context: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// Whether a field may name it.
+pub(crate) fn is_app_armor_profile(name: &str) -> bool {
+    !name.is_empty() && name.trim() == name && name.len() <= MAX_APP_ARMOR_PROFILE
+}
+
 fn profile_type(profile: &Value, path: &str, field: &str, errors: &mut ErrorList) {
     let kind = text(profile, "/type");
     let at = format!("{path}.type");
