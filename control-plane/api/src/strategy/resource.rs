@@ -84,16 +84,14 @@ pub(super) static RESOURCE_SLICE: Kind = Kind::cluster("io.k8s.api.resource.v1.R
 fn rule(new: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let path = "spec.deviceSelector";
     let selector = &new["spec"]["deviceSelector"];
-    let checks: [(&str, fn(&str, &str, &mut ErrorList)); 3] = [
-        ("driver", name::driver),
-        ("pool", name::pool),
-        ("device", name::device),
-    ];
-    for (field, check) in checks {
+    let mut check = |field: &str, check: fn(&str, &str, &mut ErrorList)| {
         if let Some(value) = selector.get(field).and_then(Value::as_str) {
             check(value, &format!("{path}.{field}"), errors);
         }
-    }
+    };
+    check("driver", name::driver);
+    check("pool", name::pool);
+    check("device", name::device);
     let old = old.and_then(|old| old.pointer("/spec/taint"));
     name::taint(&new["spec"]["taint"], old, "spec.taint", errors);
 }
