@@ -12,6 +12,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::{
     Api, Client, Resource, ResourceExt,
+    api::{ListParams, ObjectList},
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -37,7 +38,7 @@ use crate::{
     packets::PacketPrograms,
     pins::Pins,
     plan::{Plan, Tables},
-    programs::{self, Features, ProgramsError},
+    programs::{self, Features, ProgramsError, Room},
     refusals::Refusals,
     sockets::{Left, Reaper},
     sys,
@@ -45,6 +46,9 @@ use crate::{
 
 /// How long after a failed write the maps are read and written anew. A full map does not empty itself in milliseconds.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// How long programs and maps wait for the API server where there are none yet.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A map that is still too small with this many entries is filled by mistake or malice; growing it would take gigabytes.
 pub const MAP_ENTRIES_MAX: u32 = 1 << 24;
@@ -77,11 +81,14 @@ pub struct Settings {
 /// Runs until the future is dropped. What it has set up stays.
 pub async fn run(client: Client, settings: Settings, health: Health, metrics: Metrics) -> Result<()> {
     let pins = Pins::open(&settings.bpf_dir)?;
-    // Before the API is asked: after an upgrade the new programs should run even if the API server is down.
-    let features = Features {
+    let mut features = Features {
         translate_sockets: settings.translate_sockets,
         ..Features::detect()?
     };
+    if pins.is_new()? {
+        features.frontends = programs::frontends_for(count(&client).await);
+    }
+    // Before the API is asked for anything else: after an upgrade the new programs should run even if the API server is down.
     let packets = programs::install(&pins, &settings.cgroup_path, features)?;
     let maps = Maps::open(&pins.maps())?;
     let tables = Tables::new(maps.read()?);
@@ -116,6 +123,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     )?;
     let mut proxy = Proxy {
         packets,
+        packets_replaced: false,
         collector: Collector::start(&pins.maps())?,
         reaper: Reaper::start(
             settings.cgroup_path.clone(),
@@ -217,6 +225,9 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         }
         proxy.report(&health);
         let due = network.retry().is_some_and(|retry| retry <= Instant::now());
+        if std::mem::take(&mut proxy.packets_replaced) {
+            devices.programs_replaced();
+        }
         // Nodes that are not known yet must not be taken for gone: their pods' networks would be masqueraded.
         if nodes.synced() {
             let current = nodes.current();
@@ -230,6 +241,35 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     }
 }
 
+/// How many Services or EndpointSlices there are, whichever are more. Zero if the API server does not say so quickly: maps grow.
+async fn count(client: &Client) -> u64 {
+    let one = ListParams::default().limit(1);
+    let count = async {
+        let services = Api::<core::Service>::all(client.clone()).list(&one).await?;
+        let slices = Api::<discovery::EndpointSlice>::all(client.clone())
+            .list(&one)
+            .await?;
+        Ok::<_, kube::Error>(length(&services).max(length(&slices)))
+    };
+    match tokio::time::timeout(COUNT_TIMEOUT, count).await {
+        Ok(Ok(count)) => count,
+        Ok(Err(error)) => {
+            info!(error = %chain(&error), "nobody says how many Services there are: the maps begin small");
+            0
+        }
+        Err(_) => {
+            info!("nobody says how many Services there are: the maps begin small");
+            0
+        }
+    }
+}
+
+/// Of a list that is told page by page, of which this is the first.
+fn length<K: Clone>(list: &ObjectList<K>) -> u64 {
+    let rest = list.metadata.remaining_item_count.unwrap_or(0);
+    list.items.len() as u64 + u64::try_from(rest).unwrap_or(0)
+}
+
 async fn sleep_until(deadline: Option<Instant>) {
     if let Some(deadline) = deadline {
         tokio::time::sleep_until(deadline).await;
@@ -239,6 +279,8 @@ async fn sleep_until(deadline: Option<Instant>) {
 /// The service load balancer.
 struct Proxy {
     packets: PacketPrograms,
+    /// Whether the programs of the packet path are others than devices have been told of.
+    packets_replaced: bool,
     collector: Collector,
     health_checks: HealthChecks,
     metrics: Metrics,
@@ -303,14 +345,18 @@ impl Proxy {
         while let Err(error) = self.try_reconcile() {
             self.complete = false;
             let mended = match error {
-                MapsError::Full { name, max_entries } if max_entries <= self.map_entries_max / 2 => {
-                    self.grow(name, max_entries)
+                ProgramsError::Maps(MapsError::Full { name, max_entries })
+                    if max_entries <= self.map_entries_max / 2 =>
+                {
+                    // As it was written: what goes is deleted after what comes.
+                    let max_entries = max_entries * 2;
+                    self.grow(&[Room { name, max_entries }])
                 }
-                MapsError::Full { name, max_entries } => {
+                ProgramsError::Maps(MapsError::Full { name, max_entries }) => {
                     has_refused = true;
                     self.refuse(name, max_entries)
                 }
-                error => Err(error.into()),
+                error => Err(error),
             };
             if let Err(error) = mended {
                 warn!(error = %chain(&error), "the maps could not be written, will retry");
@@ -345,7 +391,7 @@ impl Proxy {
         !admitted.is_empty()
     }
 
-    fn try_reconcile(&mut self) -> Result<(), MapsError> {
+    fn try_reconcile(&mut self) -> Result<(), ProgramsError> {
         if self.stale {
             self.tables = Tables::new(self.maps.read()?);
         }
@@ -377,6 +423,10 @@ impl Proxy {
         self.appeared.extend(&plan.appeared);
         // Until the plan is carried out the tables are ahead of the maps.
         self.stale = true;
+        let rooms = self.maps.too_small(self.tables.sizes(), self.map_entries_max);
+        if !rooms.is_empty() {
+            self.grow(&rooms)?;
+        }
         self.maps.apply(&plan)?;
         self.stale = false;
         self.collector.flush(Flush {
@@ -436,16 +486,17 @@ impl Proxy {
         Ok(self.maps.apply(&plan)?)
     }
 
-    /// Makes room in a map that is full.
-    fn grow(&mut self, name: &'static str, max_entries: u32) -> Result<(), ProgramsError> {
-        let room = max_entries * 2;
-        self.packets = programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, name, room)?;
+    /// Makes room in maps that are full, or would be.
+    fn grow(&mut self, rooms: &[Room]) -> Result<(), ProgramsError> {
+        self.packets = programs::grow(&self.pins, &self.cgroup, self.features, &self.maps, rooms)?;
+        self.packets_replaced = true;
         self.maps = Maps::open(&self.pins.maps())?;
-        info!(
-            map = name,
-            max_entries = room,
-            "the map was full and has been replaced by a larger one"
-        );
+        for Room { name, max_entries } in rooms {
+            info!(
+                map = name,
+                max_entries, "the map has been replaced by a larger one"
+            );
+        }
         Ok(())
     }
 

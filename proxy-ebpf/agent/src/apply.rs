@@ -24,6 +24,7 @@ use crate::{
     metrics::MapUse,
     node::plan::Cidr,
     plan::{Entries, Plan, Sizes},
+    programs::Room,
     sys,
 };
 
@@ -130,10 +131,21 @@ impl Maps {
             .collect()
     }
 
+    /// The maps that are too small for tables of these sizes, with the sizes that they should have: doubled, to at most
+    /// `entries_max`. Those that would still be too small then are among them.
+    pub fn too_small(&self, sizes: Sizes, entries_max: u32) -> Vec<Room> {
+        let rooms = self.usage(sizes).into_iter().filter_map(|map| {
+            let max_entries = grown(map.max_entries, map.entries, entries_max);
+            let name = map.name;
+            (max_entries > map.max_entries).then_some(Room { name, max_entries })
+        });
+        rooms.collect()
+    }
+
     /// How many entries there is room for beside tables of these sizes, once the maps have grown as far as they may.
     pub fn room(&self, sizes: Sizes, entries_max: u32) -> Sizes {
         let free = |max_entries: u32, entries: usize| {
-            (reach(max_entries, entries_max) as usize).saturating_sub(entries)
+            (grown(max_entries, usize::MAX, entries_max) as usize).saturating_sub(entries)
         };
         let of_map = |map: &Map, entries| free(map.max_entries, entries);
         let [frontends4, frontends6] = sizes.frontends;
@@ -456,13 +468,13 @@ impl From<Backend<Address6>> for SocketAddress {
     }
 }
 
-/// How large a map of this size may become by doubling, if more than `entries_max` are too many.
-fn reach(max_entries: u32, entries_max: u32) -> u32 {
-    let mut reach = max_entries;
-    while reach <= entries_max / 2 {
-        reach *= 2;
+/// What a map of this size becomes by doubling until so many entries fit, or twice that were more than `entries_max`.
+fn grown(max_entries: u32, entries: usize, entries_max: u32) -> u32 {
+    let mut grown = max_entries;
+    while (grown as usize) < entries && grown <= entries_max / 2 {
+        grown *= 2;
     }
-    reach
+    grown
 }
 
 /// What concerns one map of a family.
@@ -542,5 +554,33 @@ pub(crate) fn address6(address: IpAddr) -> Option<Address6> {
     match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => Some(Address6::from_octets(address.octets())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_double_until_they_are_large_enough() {
+        for (max_entries, entries, entries_max, expected) in [
+            (4096, 0, 1 << 24, 4096),
+            (4096, 4096, 1 << 24, 4096),
+            (4096, 4097, 1 << 24, 8192),
+            // In one step: each takes as long as programs take to load.
+            (4096, 100_000, 1 << 24, 131_072),
+            (4096, 100_000, 65_536, 65_536),
+            // Not beyond what is allowed, where that is no power of two either.
+            (4096, 100_000, 65_535, 32_768),
+            (4096, 100_000, 4096, 4096),
+            (4096, 100_000, 0, 4096),
+            (1 << 31, usize::MAX, u32::MAX, 1 << 31),
+        ] {
+            assert_eq!(
+                grown(max_entries, entries, entries_max),
+                expected,
+                "{max_entries} {entries} {entries_max}"
+            );
+        }
     }
 }

@@ -92,6 +92,13 @@ impl Devices {
         self.disturbed = true;
     }
 
+    /// Says that the programs are others now. Where they are attached by links, devices have them already; where they are not,
+    /// each device is given them once more, or it would go on with the tables of those that it had.
+    pub fn programs_replaced(&mut self) {
+        self.written = None;
+        self.disturbed = true;
+    }
+
     /// Brings programs and tables in step if that is due. What fails is logged and tried again later.
     pub async fn reconcile(
         &mut self,

@@ -3,6 +3,7 @@
 //! The layout's version is part of the path, so that programs of one layout never meet maps of another.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::fd::OwnedFd,
@@ -79,10 +80,16 @@ impl Pins {
         Ok(dir)
     }
 
-    /// Pins every map but `name` in `dir` too.
-    pub(crate) fn link_maps_except(&self, name: &str, dir: &Path) -> Result<(), PinError> {
+    /// Whether no agent has pinned maps here yet.
+    pub(crate) fn is_new(&self) -> Result<bool, PinError> {
+        Ok(entries(&self.maps())?.is_empty())
+    }
+
+    /// Pins every map but those of these names in `dir` too.
+    pub(crate) fn link_maps_except(&self, names: &[&str], dir: &Path) -> Result<(), PinError> {
         for path in entries(&self.maps())? {
-            let Some(file_name) = path.file_name().filter(|other| *other != name) else {
+            let is_other = |name: &&OsStr| names.iter().all(|other| *other != *name);
+            let Some(file_name) = path.file_name().filter(is_other) else {
                 continue;
             };
             fs::hard_link(&path, dir.join(file_name)).map_err(|source| PinError::Access { path, source })?;
@@ -90,10 +97,12 @@ impl Pins {
         Ok(())
     }
 
-    /// Puts the map `name` of `dir` in place of the one that is pinned, in one step, and removes the folder.
-    pub(crate) fn take_over(&self, name: &str, dir: &Path) -> Result<(), PinError> {
-        let path = dir.join(name);
-        fs::rename(&path, self.maps().join(name)).map_err(|source| PinError::Access { path, source })?;
+    /// Puts the maps of these names of `dir` in place of those that are pinned, each in one step, and removes the folder.
+    pub(crate) fn take_over(&self, names: &[&str], dir: &Path) -> Result<(), PinError> {
+        for name in names {
+            let path = dir.join(name);
+            fs::rename(&path, self.maps().join(name)).map_err(|source| PinError::Access { path, source })?;
+        }
         remove_pins(dir)?;
         remove_dir(dir)
     }

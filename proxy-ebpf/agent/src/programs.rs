@@ -126,6 +126,31 @@ pub struct Features {
     pub translate_sockets: bool,
     /// Number of entries of each family's table of connections, where it does not exist yet. A connection has two.
     pub conntrack_entries: u32,
+    /// Number of frontends of each family that there is room for where the maps do not exist yet, and a quarter of the number of
+    /// backends and slots.
+    pub frontends: u32,
+}
+
+/// A map and how many entries it is to have room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its name.
+    pub name: &'static str,
+    /// Number of entries.
+    pub max_entries: u32,
+}
+
+/// How many frontends the first maps have room for. An empty one takes 16 bytes for each, and as much for each slot and backend.
+const FRONTENDS: std::ops::RangeInclusive<u32> = 1 << 12..=1 << 16;
+/// A Service port of one family has a few backends.
+const SLOTS_PER_FRONTEND: u32 = 4;
+
+/// How many frontends of a family to make room for in new maps, with so many Services or EndpointSlices, whichever are more: many
+/// have two ports. Maps that turn out to be too small are replaced, which takes as long as the programs take to load.
+pub fn frontends_for(services: u64) -> u32 {
+    let ports = u32::try_from(services.saturating_mul(2)).unwrap_or(u32::MAX);
+    let ports = ports.clamp(*FRONTENDS.start(), *FRONTENDS.end());
+    ports.next_power_of_two()
 }
 
 /// Memory of the machine for each entry of a table of connections. An entry takes about 130 bytes, which the kernel sets
@@ -144,6 +169,7 @@ impl Default for Features {
             kernel_connect_overwrites: false,
             translate_sockets: true,
             conntrack_entries: *CONNTRACK_ENTRIES.start() as u32,
+            frontends: *FRONTENDS.end(),
         }
     }
 }
@@ -190,6 +216,7 @@ impl Features {
             kernel_connect_overwrites,
             translate_sockets: true,
             conntrack_entries: entries.clamp(*CONNTRACK_ENTRIES.start(), *CONNTRACK_ENTRIES.end()) as u32,
+            frontends: *FRONTENDS.end(),
         })
     }
 }
@@ -221,33 +248,35 @@ pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<PacketP
     if let Err(error) = sys::raise_memlock_limit() {
         debug!(%error, "the limit on locked memory stays; kernels before 5.11 may refuse large maps");
     }
-    let mut ebpf = load(&pins.maps(), features, None)?;
+    let mut ebpf = load(&pins.maps(), features, &[])?;
     let packets = attach_all(&mut ebpf, pins, &target, features)?;
     drop(ebpf);
     sys::release_free_memory();
     Ok(packets)
 }
 
-/// Replaces a pinned map by one with room for `max_entries` and the same content, while the programs go on.
+/// Replaces pinned maps by others of the given sizes and with the same content, while the programs go on.
 ///
-/// The new map is filled before programs that use it run, and takes the old one's place among the pins after that. Whoever
-/// dies in between leaves pins with the same content as the map that the programs use: the next [`install`] leads them back.
+/// The new maps are filled before programs that use them run, and take the old ones' places among the pins after that. Whoever
+/// dies in between leaves pins with the same content as the maps that the programs use: the next [`install`] leads them back.
 /// The caller must not write to the maps meanwhile, and has to open them anew.
 pub fn grow(
     pins: &Pins,
     cgroup: &Path,
     features: Features,
     tables: &Maps,
-    name: &'static str,
-    max_entries: u32,
+    rooms: &[Room],
 ) -> Result<PacketPrograms, ProgramsError> {
     let target = Cgroup::open(cgroup)?;
     let dir = pins.growing()?;
-    pins.link_maps_except(name, &dir)?;
-    let mut ebpf = load(&dir, features, Some((name, max_entries)))?;
-    tables.copy(name, &dir)?;
+    let names: Vec<_> = rooms.iter().map(|room| room.name).collect();
+    pins.link_maps_except(&names, &dir)?;
+    let mut ebpf = load(&dir, features, rooms)?;
+    for name in &names {
+        tables.copy(name, &dir)?;
+    }
     let packets = attach_all(&mut ebpf, pins, &target, features)?;
-    pins.take_over(name, &dir)?;
+    pins.take_over(&names, &dir)?;
     drop(ebpf);
     sys::release_free_memory();
     Ok(packets)
@@ -318,12 +347,8 @@ impl Cgroup {
     }
 }
 
-/// Creates the maps that are not pinned in `dir` yet; `room` is the number of entries of one of them. No program is loaded yet.
-pub fn load(
-    dir: &Path,
-    features: Features,
-    room: Option<(&'static str, u32)>,
-) -> Result<Ebpf, ProgramsError> {
+/// Creates the maps that are not pinned in `dir` yet; `rooms` are the sizes of some of them. No program is loaded yet.
+pub fn load(dir: &Path, features: Features, rooms: &[Room]) -> Result<Ebpf, ProgramsError> {
     let host_netns = features.netns_cookie.map_or(0, NonZeroU64::get);
     let set_retval = u32::from(features.set_retval);
     let ipv6_checksum_flag = u32::from(features.ipv6_checksum_flag);
@@ -343,8 +368,14 @@ pub fn load(
         .map_max_entries(maps::CONNTRACK4, features.conntrack_entries)
         .map_max_entries(maps::CONNTRACK6, features.conntrack_entries)
         .default_map_pin_directory(dir);
-    if let Some((name, max_entries)) = room {
-        loader.map_max_entries(name, max_entries);
+    for name in [maps::FRONTENDS4, maps::FRONTENDS6, maps::AFFINITY_MATCH] {
+        loader.map_max_entries(name, features.frontends);
+    }
+    for name in [maps::SLOTS, maps::BACKENDS4, maps::BACKENDS6] {
+        loader.map_max_entries(name, SLOTS_PER_FRONTEND * features.frontends);
+    }
+    for room in rooms {
+        loader.map_max_entries(room.name, room.max_entries);
     }
     loader
         .load(OBJECT)
@@ -406,6 +437,19 @@ fn attach(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn maps_begin_as_large_as_the_cluster_needs_them() {
+        for (services, expected) in [
+            (0, 1 << 12),
+            (2048, 1 << 12),
+            (2049, 1 << 13),
+            (20_000, 1 << 16),
+            (u64::MAX, 1 << 16),
+        ] {
+            assert_eq!(frontends_for(services), expected, "{services}");
+        }
+    }
 
     #[test]
     fn kernels_that_give_programs_a_copy() {

@@ -22,7 +22,7 @@ fn every_program_is_accepted() {
     let pins = Pins::open(&bpf_dir).expect("mount a BPF file system; this test needs root");
     let features = Features::detect().expect("ask the kernel");
     println!("[kernel] {features:?}");
-    let mut ebpf = programs::load(&pins.maps(), features, None).expect("create the maps");
+    let mut ebpf = programs::load(&pins.maps(), features, &[]).expect("create the maps");
     let mut names: Vec<_> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     names.sort();
     assert!(names.len() >= programs::HOOKS.len(), "{names:?}");

@@ -9,10 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::maps::MapInfo;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use proxy_ebpf::pins;
+use proxy_ebpf_common::maps;
 use serde_json::{Value, json};
 
 use crate::{
@@ -65,6 +68,14 @@ pub(crate) fn run() {
 
     let agent = Agent::start(&api, dir.path());
     agent.wait_for_health("200");
+    let room = |name: &str| {
+        let bpf_dir = PathBuf::from(std::env::var_os(BPF_DIR).expect("the parent names the folder"));
+        let map = MapInfo::from_pin(pins::maps_of(&bpf_dir).join(name)).expect("ask for a map");
+        map.max_entries()
+    };
+    // As large as such a cluster needs them.
+    let rooms = [maps::FRONTENDS4, maps::SLOTS, maps::BACKENDS6].map(room);
+    assert_eq!(rooms, [1 << 12, 1 << 14, 1 << 14]);
     let [address4, address6, _] = service(PORT);
     assert_eq!(connect(address4).expect("connect to the Service"), SERVERS[0]);
     assert_eq!(connect(address6).expect("connect to the Service"), SERVERS[0]);
@@ -123,6 +134,8 @@ pub(crate) fn run() {
     });
 
     too_large(&api, || restricted(&api));
+    let rooms = [maps::FRONTENDS4, maps::FRONTENDS6, maps::SLOTS].map(room);
+    assert_eq!(rooms, [1 << 16, 1 << 12, 1 << 14]);
     opted_out(&api);
     taken_ports();
 
@@ -423,7 +436,7 @@ impl Agent {
             &flag("cni-data-dir", dir.join("data")),
             &flag("cgroup-path", cgroup.to_owned()),
             "--hostname-override=node1",
-            // Those of a first start.
+            // As many as tests can fill.
             "--map-entries-max=65536",
             &format!("--healthz-bind-address={HEALTH}"),
             &format!("--metrics-bind-address={METRICS}"),

@@ -18,7 +18,7 @@ use proxy_ebpf::{
     apply::Maps,
     pins::Pins,
     plan::{Change, Entries, Plan, Tables},
-    programs::{self, Features},
+    programs::{self, Features, Room},
     sockets::Reaper,
     sys,
 };
@@ -159,7 +159,8 @@ impl Sandbox {
     /// Does what the agent does when a map is full.
     pub(crate) fn grow(&mut self, name: &'static str, max_entries: u32) {
         let (pins, maps) = self.agent.take().expect("the agent runs");
-        programs::grow(&pins, self.cgroup(), self.features, &maps, name, max_entries).expect("grow the map");
+        let room = Room { name, max_entries };
+        programs::grow(&pins, self.cgroup(), self.features, &maps, &[room]).expect("grow the map");
         let maps = Maps::open(&pins.maps()).expect("open the maps");
         self.agent = Some((pins, maps));
     }

@@ -9,7 +9,9 @@ use std::{
     thread,
 };
 
+use aya::maps::MapInfo;
 use proxy_ebpf::{pins, sys};
+use proxy_ebpf_common::maps;
 use serde_json::{Value, json};
 
 use crate::{
@@ -240,6 +242,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         assert_attached(device, pair);
     }
     from_pods(&stage, POD_A, "a");
+    outgrow(&stage);
     stage.endpoints(&[POD_B]);
     stage.wait_for(&at(EXTERNAL_IP[0], 80), Some("b"));
     stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
@@ -260,6 +263,36 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         .status()
         .expect("run proxy-ebpf cleanup");
     assert!(cleaned.success());
+}
+
+/// Has maps replaced by larger ones. Programs that went on with the old ones would not see that the Service has more endpoints.
+fn outgrow(stage: &Stage) {
+    let addresses = (1..=64).flat_map(|last| [format!("203.0.115.{last}"), format!("fd00:115::{last}")]);
+    let ports = (1..=70).map(|port| json!({ "name": format!("port-{port}"), "port": port }));
+    stage.api.put(
+        "services",
+        json!({
+            "metadata": { "name": "wide", "namespace": "default" },
+            "spec": {
+                "clusterIPs": ["10.96.0.115", "fd00:96::115"],
+                "externalIPs": addresses.collect::<Vec<_>>(),
+                "ports": ports.collect::<Vec<_>>(),
+            },
+        }),
+    );
+    let maps = pins::maps_of(Path::new(
+        &std::env::var_os(BPF_DIR).expect("the parent names the folder"),
+    ));
+    let room = |name: &str| MapInfo::from_pin(maps.join(name)).map(|map| map.max_entries());
+    wait("both maps have room for 8192 frontends", || {
+        [maps::FRONTENDS4, maps::FRONTENDS6]
+            .iter()
+            .all(|name| room(name).is_ok_and(|room| room == 1 << 13))
+    });
+    stage.endpoints(&[POD_A, POD_B]);
+    for (external_ip, server) in EXTERNAL_IP.iter().flat_map(|ip| [(ip, "a"), (ip, "b")]) {
+        stage.wait_for(&at(external_ip, 80), Some(server));
+    }
 }
 
 /// A pod's device runs both programs, in the way of its kind.
