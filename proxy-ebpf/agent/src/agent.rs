@@ -152,6 +152,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     };
     let mut nodes = Collection::default();
     let pod_devices = settings.node.pod_devices;
+    let cni_data_dir = settings.node.cni_data_dir.clone();
     let mut network = node::Network::new(
         settings.node_name.clone(),
         NodeSettings {
@@ -166,7 +167,11 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     if host_ports {
         proxy.objects.expect_pods();
     }
-    let mut opt_outs = OptOuts::open(&proxy.pins.maps(), features.netns_cookie.is_some())?;
+    let mut opt_outs = OptOuts::open(
+        &proxy.pins.maps(),
+        features.netns_cookie.is_some(),
+        host_ports.then_some(&*cni_data_dir),
+    )?;
     let mut events = events(client, settings.node_name.clone());
     loop {
         let retry = [

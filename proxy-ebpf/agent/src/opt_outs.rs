@@ -3,14 +3,18 @@
 //! A service mesh's sidecar, or whatever else redirects a pod's packets inside its network namespace, has to see the address
 //! that the application named; the socket path would have replaced it by then. Such a pod says so by [`ANNOTATION`].
 //!
-//! Programs know a pod by the cookie of its network namespace. It is found by a process of the pod: the path of its cgroup, in
-//! whichever hierarchy, holds the pod's UID. The pod's first process is there before its containers are made, and a new
-//! device, which the plugin makes just before that, is the sign to look.
+//! Programs know a pod by the cookie of its network namespace. Where our plugin attaches pods, it has noted the namespace before it
+//! makes the pod's device, which is the sign to look: so the pod is known before it has a process. With another plugin it is
+//! found by a process of the pod: the path of its cgroup, in whichever hierarchy, holds the pod's UID. The pod's first process is
+//! there before its containers are made.
+
+mod records;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     thread,
     time::Duration,
@@ -23,6 +27,7 @@ use proxy_ebpf_common::{NetnsCookie, maps};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::records::Records;
 use crate::{
     agent::chain,
     apply::{Map, MapsError},
@@ -81,11 +86,13 @@ pub struct OptOuts {
     retry: Option<Instant>,
     /// Whether the kernel tells cookies.
     supported: bool,
+    /// Those of our plugin, if it is in charge.
+    records: Option<Records>,
 }
 
 impl OptOuts {
-    /// Opens the pinned table.
-    pub fn open(maps_dir: &Path, supported: bool) -> Result<Self, MapsError> {
+    /// Opens the pinned table. `cni_data_dir` is where our plugin keeps its records, if it attaches this node's pods.
+    pub fn open(maps_dir: &Path, supported: bool, cni_data_dir: Option<&Path>) -> Result<Self, MapsError> {
         Ok(Self {
             table: Map::open::<NetnsCookie, u32>(maps_dir, maps::OPTED_OUT)?,
             pods: Collection::default(),
@@ -95,6 +102,7 @@ impl OptOuts {
             delay: RETRY_FIRST,
             retry: None,
             supported,
+            records: cni_data_dir.map(Records::new),
         })
     }
 
@@ -117,7 +125,8 @@ impl OptOuts {
 
     /// Says that a pod may just have got its network namespace.
     pub fn look_again(&mut self) {
-        if self.retry.is_some() {
+        let may_be_on_record = self.records.is_some() && !self.pods.current().is_empty();
+        if self.retry.is_some() || may_be_on_record {
             self.delay = RETRY_FIRST;
             self.due = true;
         }
@@ -155,6 +164,13 @@ impl OptOuts {
 
     /// Whether every pod was found.
     fn try_reconcile(&mut self) -> Result<bool, MapsError> {
+        // Of all pods, since one that was found may have got another sandbox.
+        if let Some(records) = &self.records {
+            let uids: BTreeSet<_> = self.pods.current().values().map(|pod| &*pod.uid).collect();
+            for (uid, cookies) in cookies_of(records.namespaces(|uid| uids.get(uid).copied())) {
+                self.found.entry(uid).or_default().extend(cookies);
+            }
+        }
         let missing: BTreeSet<_> = self
             .pods
             .current()
@@ -202,11 +218,10 @@ impl OptOuts {
     }
 }
 
-/// The cookies of the network namespaces that processes of these pods are in, except for this process's own. Processes come
-/// and go meanwhile: what cannot be read is as good as gone.
+/// The cookies of the network namespaces that processes of these pods are in. Processes come and go meanwhile: what cannot be
+/// read is as good as gone.
 fn cookies(uids: &BTreeSet<&str>) -> HashMap<Box<str>, BTreeSet<u64>> {
-    let own = fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    let mut namespaces = BTreeMap::<&str, BTreeMap<_, File>>::new();
+    let mut namespaces = BTreeMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = process.path();
         let Ok(cgroups) = fs::read_to_string(path.join("cgroup")) else {
@@ -217,17 +232,25 @@ fn cookies(uids: &BTreeSet<&str>) -> HashMap<Box<str>, BTreeSet<u64>> {
         };
         let path = path.join("ns/net");
         let Ok(name) = fs::read_link(&path) else { continue };
-        if name != own
-            && let Ok(file) = File::open(path)
-        {
-            namespaces.entry(uid).or_default().insert(name, file);
+        if let Ok(file) = File::open(path) {
+            namespaces.insert((*uid, name), file);
         }
     }
-    let found = namespaces.into_iter().filter_map(|(uid, namespaces)| {
-        let cookies: BTreeSet<_> = namespaces.values().filter_map(|file| cookie(file).ok()).collect();
-        (!cookies.is_empty()).then(|| (uid.into(), cookies))
-    });
-    found.collect()
+    cookies_of(namespaces.into_iter().map(|((uid, _), file)| (uid, file)))
+}
+
+/// The cookies of network namespaces by whose pod's they are, except for this process's own.
+fn cookies_of<'a>(namespaces: impl IntoIterator<Item = (&'a str, File)>) -> HashMap<Box<str>, BTreeSet<u64>> {
+    let own = fs::metadata("/proc/self/ns/net").map(|own| (own.dev(), own.ino()));
+    let mut found = HashMap::<Box<str>, BTreeSet<u64>>::new();
+    for (uid, file) in namespaces {
+        let id = file.metadata().map(|file| (file.dev(), file.ino()));
+        let is_own = matches!((&own, id), (Ok(own), Ok(id)) if *own == id);
+        if !is_own && let Ok(cookie) = cookie(&file) {
+            found.entry(uid.into()).or_default().insert(cookie);
+        }
+    }
+    found
 }
 
 /// Whether a process's cgroups are below those of a pod: `…/pod<uid>/…`, and with systemd `…-pod<uid with _ for ->.slice/…`.

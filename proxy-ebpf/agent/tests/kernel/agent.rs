@@ -9,19 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use proxy_ebpf::pins;
-use proxy_ebpf_common::maps;
+use proxy_ebpf::{pins, sys};
+use proxy_ebpf_common::{NetnsCookie, maps};
 use serde_json::{Value, json};
 
 use crate::{
     PATIENCE,
     api::Api,
     client::{NODE_PORT, PORT, SERVERS, VIP4, VIP6, connect, features, service, told},
+    network::Namespace,
     sandbox::{BPF_DIR, CGROUP, Client},
 };
 
@@ -137,6 +138,7 @@ pub(crate) fn run() {
     let rooms = [maps::FRONTENDS4, maps::FRONTENDS6, maps::SLOTS].map(room);
     assert_eq!(rooms, [1 << 16, 1 << 12, 1 << 14]);
     opted_out(&api);
+    opted_out_before_it_runs(&api, dir.path());
     taken_ports();
 
     agent.stop();
@@ -237,6 +239,50 @@ fn opted_out(api: &Api) {
     api.delete("pods", pod(json!({})));
     says("translated");
     client.finish();
+}
+
+/// A pod without a process is known by what the plugin has noted before it makes the pod's device.
+fn opted_out_before_it_runs(api: &Api, dir: &Path) {
+    if features().netns_cookie.is_none() {
+        return;
+    }
+    let uid = "4f1c2a90-7d7e-4a55-8a0b-000000000002";
+    let pod = json!({
+        "metadata": {
+            "name": "early", "namespace": "default", "uid": uid,
+            "annotations": { "proxy-ebpf.orlop.dev/socket-path": "false" },
+        },
+        "spec": { "nodeName": "node1", "containers": [] },
+        "status": { "phase": "Pending" },
+    });
+    let maps = pins::maps_of(Path::new(
+        &std::env::var_os(BPF_DIR).expect("the parent names the folder"),
+    ));
+    let opted_out = || {
+        let map = MapData::from_pin(maps.join(maps::OPTED_OUT)).expect("open the table");
+        let map = HashMap::<_, NetnsCookie, u32>::try_from(Map::HashMap(map)).expect("it is a set");
+        let cookies = map.keys().map(|cookie| cookie.expect("read the table").0);
+        cookies
+            .map(|[low, high]| u64::from(low) | u64::from(high) << 32)
+            .collect::<Vec<_>>()
+    };
+    api.put("pods", pod.clone());
+    let sandbox = Namespace::new();
+    let cookie = sandbox.run(sys::netns_cookie).expect("the kernel tells cookies");
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");
+    let records = dir.join("data/orlop").join(boot_id.trim());
+    fs::create_dir_all(&records).expect("make the plugin's folder");
+    let record = json!({ "containerID": "early", "ifname": "eth0", "podUID": uid, "netns": sandbox.path() });
+    fs::write(
+        records.join("pending_orlearly.0123_10.244.0.78"),
+        record.to_string(),
+    )
+    .expect("write a record");
+    sandbox.join(&Namespace::own(), "orlearly");
+    wait("the pod's namespace is in the table", || opted_out() == [cookie]);
+    api.delete("pods", pod);
+    wait("it is forgotten with the pod", || opted_out().is_empty());
+    fs::remove_dir_all(dir.join("data")).expect("remove the plugin's folder");
 }
 
 /// The node's own processes cannot listen where a Service is reached by others; this process is one of them.

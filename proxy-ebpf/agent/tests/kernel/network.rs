@@ -92,7 +92,7 @@ impl Namespace {
     }
 
     /// What `ip` calls it.
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
