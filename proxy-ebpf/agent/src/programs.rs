@@ -126,8 +126,8 @@ pub struct Features {
     pub translate_sockets: bool,
     /// Number of entries of each family's table of connections, where it does not exist yet. A connection has two.
     pub conntrack_entries: u32,
-    /// Number of frontends of each family that there is room for where the maps do not exist yet, and a quarter of the number of
-    /// backends and slots.
+    /// Number of frontends of each family that there is room for where the maps do not exist yet, and half the number of backends
+    /// and slots.
     pub frontends: u32,
 }
 
@@ -141,16 +141,19 @@ pub struct Room {
 }
 
 /// How many frontends the first maps have room for. An empty one takes 16 bytes for each, and as much for each slot and backend.
-const FRONTENDS: std::ops::RangeInclusive<u32> = 1 << 12..=1 << 16;
-/// A Service port of one family has a few backends.
-const SLOTS_PER_FRONTEND: u32 = 4;
+const FRONTENDS: std::ops::RangeInclusive<u32> = 1 << 12..=1 << 17;
+/// Where nobody has asked how many are needed.
+const FRONTENDS_UNKNOWN: u32 = 1 << 16;
+/// How many slots, and backends of each family, there is room for in new maps, for each frontend: half of the frontends have a few,
+/// the others are for the ports that a Service has not.
+pub const SLOTS_PER_FRONTEND: u32 = 2;
 
-/// How many frontends of a family to make room for in new maps, with so many Services or EndpointSlices, whichever are more: many
-/// have two ports. Maps that turn out to be too small are replaced, which takes as long as the programs take to load.
+/// How many frontends of a family to make room for in new maps, with so many Services or EndpointSlices, whichever are more: most
+/// have one for their port, and one for all other ports of their address. Maps that turn out to be too small are replaced, which takes as long as the programs take to load.
 pub fn frontends_for(services: u64) -> u32 {
-    let ports = u32::try_from(services.saturating_mul(2)).unwrap_or(u32::MAX);
-    let ports = ports.clamp(*FRONTENDS.start(), *FRONTENDS.end());
-    ports.next_power_of_two()
+    let frontends = u32::try_from(services.saturating_mul(2)).unwrap_or(u32::MAX);
+    let frontends = frontends.clamp(*FRONTENDS.start(), *FRONTENDS.end());
+    frontends.next_power_of_two()
 }
 
 /// Memory of the machine for each entry of a table of connections. An entry takes about 130 bytes, which the kernel sets
@@ -169,7 +172,7 @@ impl Default for Features {
             kernel_connect_overwrites: false,
             translate_sockets: true,
             conntrack_entries: *CONNTRACK_ENTRIES.start() as u32,
-            frontends: *FRONTENDS.end(),
+            frontends: FRONTENDS_UNKNOWN,
         }
     }
 }
@@ -216,7 +219,7 @@ impl Features {
             kernel_connect_overwrites,
             translate_sockets: true,
             conntrack_entries: entries.clamp(*CONNTRACK_ENTRIES.start(), *CONNTRACK_ENTRIES.end()) as u32,
-            frontends: *FRONTENDS.end(),
+            frontends: FRONTENDS_UNKNOWN,
         })
     }
 }
@@ -445,7 +448,8 @@ mod tests {
             (2048, 1 << 12),
             (2049, 1 << 13),
             (20_000, 1 << 16),
-            (u64::MAX, 1 << 16),
+            (50_000, 1 << 17),
+            (u64::MAX, 1 << 17),
         ] {
             assert_eq!(frontends_for(services), expected, "{services}");
         }

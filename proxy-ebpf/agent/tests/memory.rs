@@ -21,6 +21,7 @@ use proxy_ebpf::{
     desired::{EndpointSlice, ObjectName, Service},
     objects::Objects,
     plan::{Entries, Tables},
+    programs::{SLOTS_PER_FRONTEND, frontends_for},
     sys,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -91,6 +92,15 @@ fn a_service_with_three_endpoints_takes_little_memory() {
     let mut tables = Tables::new(Entries::default());
     drop(tables.plan_all(objects.all()));
     assert_eq!(tables.backends(), (SERVICES * ENDPOINTS) as usize);
+    // A cold agent that was told how many there are replaces no map.
+    let (sizes, room) = (tables.sizes(), frontends_for(SERVICES.into()) as usize);
+    let is_enough = sizes.frontends.iter().all(|count| *count <= room)
+        && sizes
+            .backends
+            .iter()
+            .all(|count| *count <= SLOTS_PER_FRONTEND as usize * room)
+        && sizes.slots <= SLOTS_PER_FRONTEND as usize * room;
+    assert!(is_enough, "{sizes:?} is more than {room}");
     let all = IN_USE.load(Ordering::Relaxed) - before;
     // As the agent does once it is in step.
     sys::release_free_memory();

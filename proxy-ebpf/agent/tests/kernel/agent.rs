@@ -76,7 +76,7 @@ pub(crate) fn run() {
     };
     // As large as such a cluster needs them.
     let rooms = [maps::FRONTENDS4, maps::SLOTS, maps::BACKENDS6].map(room);
-    assert_eq!(rooms, [1 << 12, 1 << 14, 1 << 14]);
+    assert_eq!(rooms, [1 << 12, 1 << 13, 1 << 13]);
     let [address4, address6, _] = service(PORT);
     assert_eq!(connect(address4).expect("connect to the Service"), SERVERS[0]);
     assert_eq!(connect(address6).expect("connect to the Service"), SERVERS[0]);
@@ -136,7 +136,7 @@ pub(crate) fn run() {
 
     too_large(&api, || restricted(&api));
     let rooms = [maps::FRONTENDS4, maps::FRONTENDS6, maps::SLOTS].map(room);
-    assert_eq!(rooms, [1 << 16, 1 << 12, 1 << 14]);
+    assert_eq!(rooms, [1 << 16, 1 << 12, 1 << 13]);
     opted_out(&api);
     opted_out_before_it_runs(&api, dir.path());
     taken_ports();
