@@ -222,6 +222,9 @@ impl Wiring {
             host.push(Change::NoLinkLocal);
         }
         host.push(Change::Up);
+        // Before there is a route, which tells the data plane of the pod: it sends packets past the node's end where that has no
+        // bucket.
+        host.extend(runtime.ingress.map(Change::Shape));
         if ipv6 {
             host.push(Change::Address(gateway(true), 64));
         }
@@ -254,7 +257,6 @@ impl Wiring {
         // What goes to the pod is sent by the node's end, and what comes from it by its own. The latter is inside the pod's
         // namespace, out of reach for all but privileged containers; in exchange no third device is needed, and whatever
         // programs do with the packet on the node, it has passed the bucket.
-        host.extend(runtime.ingress.map(Change::Shape));
         pod.extend(runtime.egress.map(Change::Shape));
         Wiring {
             pair,
@@ -443,7 +445,11 @@ mod tests {
         );
         assert_eq!(plan.pair.pod_mac.to_string(), "02:00:5e:10:00:01");
         assert!(lines(&plan.host).contains("neighbour 10.244.0.5 at 02:00:5e:10:00:01"));
-        assert!(lines(&plan.host).ends_with("1000 bytes/s with bursts of 5000 bytes\n"));
+        let host = lines(&plan.host);
+        assert!(
+            host.contains("up\n1000 bytes/s with bursts of 5000 bytes\nneighbour"),
+            "{host}"
+        );
         assert!(lines(&plan.pod).ends_with("2000 bytes/s with bursts of 5000 bytes\n"));
         let rounded = Shape {
             burst_bytes: 4999,

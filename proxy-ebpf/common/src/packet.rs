@@ -390,12 +390,17 @@ pub struct SourceRangeKey<A> {
 pub struct LocalPod {
     /// Interface index of the host's end of its veth.
     pub ifindex: u32,
-    /// Number that policy knows the pod by.
+    /// Number that policy knows the pod by, and [`Self::BY_DEVICE`].
     pub identity: u32,
     /// Hardware address of the pod's end.
     pub pod_mac: [u8; 6],
     /// Hardware address of the host's end.
     pub host_mac: [u8; 6],
+}
+
+impl LocalPod {
+    /// Bit of the identity: packets go by the host's end of the pod's device, where something limits them, never past it.
+    pub const BY_DEVICE: u32 = 1 << 31;
 }
 
 /// The pod network of a node: the data of a longest-prefix-match key.

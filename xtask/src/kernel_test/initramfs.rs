@@ -25,7 +25,7 @@ const MODULES: [&str; 8] = [
 ];
 
 /// Programs that tests start; busybox is the rest.
-const TOOLS: [&str; 3] = ["ip", "unshare", "nsenter"];
+const TOOLS: [&str; 4] = ["ip", "tc", "unshare", "nsenter"];
 
 /// The certificates of the public authorities, of Debian's package ca-certificates.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";

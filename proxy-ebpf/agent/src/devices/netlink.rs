@@ -115,6 +115,7 @@ fn link(message: &LinkMessage) -> Link {
         kind: LinkKind::Other,
         mac: None,
         has_master: false,
+        is_limited: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -122,6 +123,8 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(bytes) if message.header.link_layer_type == LinkLayerType::Ether => {
                 link.mac = bytes.as_slice().try_into().ok();
             }
+            // A pair of devices has no queue of its own.
+            LinkAttribute::Qdisc(name) => link.is_limited = !matches!(name.as_str(), "noqueue" | "noop"),
             LinkAttribute::Controller(index) => link.has_master = *index != 0,
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

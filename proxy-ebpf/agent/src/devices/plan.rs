@@ -29,6 +29,8 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// It is a port of another device.
     pub has_master: bool,
+    /// What is sent by it waits in a queueing discipline that somebody has put there, which may limit it.
+    pub is_limited: bool,
 }
 
 /// What made a device.
@@ -110,7 +112,7 @@ pub fn state(settings: &DeviceSettings, nodes: &HashMap<String, Node>, observed:
             }
             let pod = LocalPod {
                 ifindex,
-                identity: 0,
+                identity: if link.is_limited { LocalPod::BY_DEVICE } else { 0 },
                 pod_mac,
                 host_mac: link.mac?,
             };

@@ -3,19 +3,22 @@
 use std::{
     fs,
     io::ErrorKind,
+    net::Ipv4Addr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
 use proxy_ebpf::{pins, sys};
-use proxy_ebpf_common::maps;
+use proxy_ebpf_common::{Address4, LocalPod, maps};
 use serde_json::{Value, json};
 
 use crate::{
-    agent::{Agent, node, wait},
+    agent::{Agent, ip, node, wait},
     api::Api,
     network::{LARGE_DATAGRAM, Namespace, Seen},
     sandbox::{BPF_DIR, CGROUP},
@@ -248,6 +251,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
     from_pods(&stage, POD_B, "b");
     from_the_node("b");
+    limited(&stage);
     stage.endpoints(&[POD_C]);
     for family in [0, 1] {
         stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("c"));
@@ -293,6 +297,53 @@ fn outgrow(stage: &Stage) {
     for (external_ip, server) in EXTERNAL_IP.iter().flat_map(|ip| [(ip, "a"), (ip, "b")]) {
         stage.wait_for(&at(external_ip, 80), Some(server));
     }
+    // Whoever waits for one of the two next must not find it by chance.
+    stage.endpoints(&[]);
+    for external_ip in EXTERNAL_IP {
+        stage.wait_for(&at(external_ip, 80), None);
+    }
+}
+
+/// What a pod gets is limited by a bucket on the node's end of its device, also where packets are sent past that end.
+fn limited(stage: &Stage) {
+    // Half a second for what is transferred. A limit can only make it slower: a busy machine cannot make this fail.
+    let least = Duration::from_millis(300);
+    tc("qdisc add dev orlb root tbf rate 64mbit burst 128kb latency 500ms");
+    // A discipline is nothing that devices tell of, other than what the plugin does after it has put one there.
+    ip("link set orlb alias limited");
+    let maps = pins::maps_of(Path::new(
+        &std::env::var_os(BPF_DIR).expect("the parent names the folder"),
+    ));
+    let goes_by_device = || {
+        let map = MapData::from_pin(maps.join(maps::LOCAL_PODS4)).expect("open the table");
+        let map = HashMap::<_, Address4, LocalPod>::try_from(Map::HashMap(map)).expect("it is a map");
+        let octets = POD_B[0].parse::<Ipv4Addr>().expect("an address").octets();
+        let pod = map.get(&Address4::from_octets(octets), 0);
+        pod.is_ok_and(|pod| pod.identity & LocalPod::BY_DEVICE != 0)
+    };
+    wait("packets go by the pod's device", goes_by_device);
+    for family in [0, 1] {
+        for (client, address) in [
+            (&stage.pod_a, at(POD_B[family], TARGET)),
+            (&stage.pod_a, at(CLUSTER_IP[family], 80)),
+            (&stage.client, at(EXTERNAL_IP[family], 80)),
+        ] {
+            let (seen, talk) = client.open(&address).expect("connect");
+            assert_eq!(seen.server, "b");
+            let begun = Instant::now();
+            talk.transfer().expect("talk for long");
+            let took = begun.elapsed();
+            assert!(took > least, "{address} in {took:?}");
+        }
+    }
+    tc("qdisc del dev orlb root");
+    ip("link set orlb alias unlimited");
+    wait("packets go past the pod's device", || !goes_by_device());
+}
+
+fn tc(arguments: &str) {
+    let status = Command::new("tc").args(arguments.split(' ')).status();
+    assert!(status.expect("run tc, of iproute2").success(), "tc {arguments}");
 }
 
 /// A pod's device runs both programs, in the way of its kind.

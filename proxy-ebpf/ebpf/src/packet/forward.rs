@@ -121,7 +121,7 @@ pub(crate) fn to_local_pod<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::A
     to_pod::<F>(skb, scratch, pod, true)
 }
 
-/// Gives the packet to a pod of this node: past the veth where the hook can, else by it.
+/// Gives the packet to a pod of this node: past the veth where the hook can and the pod lets it, else by it.
 #[inline(always)]
 pub(crate) fn to_pod<F: PacketFamily>(
     skb: Skb,
@@ -136,7 +136,7 @@ pub(crate) fn to_pod<F: PacketFamily>(
     if skb.store(0, &macs).is_err() {
         return drop::<F>(skb, scratch, DropReason::Rewrite);
     }
-    if past_veth && scratch.packet.reaches_peers {
+    if past_veth && scratch.packet.reaches_peers && pod.identity & LocalPod::BY_DEVICE == 0 {
         to_peer(pod.ifindex)
     } else {
         to_device(pod.ifindex)

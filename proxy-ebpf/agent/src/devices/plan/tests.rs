@@ -7,6 +7,7 @@ fn link(ifindex: u32, name: &str, kind: LinkKind) -> Link {
         kind,
         mac: Some([2, 0, 0, 0, 0, ifindex as u8]),
         has_master: false,
+        is_limited: false,
     }
 }
 
@@ -170,4 +171,18 @@ fn another_plugin_masquerades_itself() {
     // Before the Node is known the default route tells the uplink.
     let unknown = super::state(&settings(false), &HashMap::new(), &observed());
     assert_eq!(unknown.roles.get(&2), Some(&Role::Uplink));
+}
+
+#[test]
+fn packets_go_by_the_device_of_a_pod_that_is_limited() {
+    let nodes = HashMap::from([node("node1", &["172.31.0.11"], &["10.244.0.0/24"])]);
+    let mut observed = observed();
+    for is_limited in [false, true] {
+        observed.links[2].is_limited = is_limited;
+        let state = state(&settings(true), &nodes, &observed);
+        for address in ["10.244.0.5", "fd00:10:244::5"] {
+            let identity = state.pods[&ip(address)].identity;
+            assert_eq!(identity & LocalPod::BY_DEVICE != 0, is_limited, "{address}");
+        }
+    }
 }
