@@ -98,6 +98,11 @@ pub fn generation(obj: &Value) -> i64 {
         .unwrap_or(0)
 }
 
+/// Whether an object is new, or asks for something else than before.
+pub fn is_next_generation(new: &Value, old: Option<&Value>) -> bool {
+    old.is_none_or(|old| generation(old) != generation(new))
+}
+
 /// Grace period of a deletion under way.
 pub fn deletion_grace_period_seconds(obj: &Value) -> Option<i64> {
     metadata(obj)?.get("deletionGracePeriodSeconds")?.as_i64()

@@ -27,12 +27,10 @@ pub enum NameRule {
     Label,
     /// RFC 1035 label (services).
     Label1035,
-    /// Any path segment (RBAC).
+    /// Any path segment: what the rules of every other name are stricter than.
     PathSegment,
     /// An address in canonical form (IPAddress); names are not generated.
     Ip,
-    /// Anything (CertificateSigningRequest).
-    Any,
 }
 
 impl NameRule {
@@ -51,7 +49,6 @@ impl NameRule {
             NameRule::Label1035 => label_1035_problems(text),
             NameRule::PathSegment => path_segment_problems(text),
             NameRule::Ip => canonical_ip_problem(text).into_iter().collect(),
-            NameRule::Any => Vec::new(),
         }
     }
 }

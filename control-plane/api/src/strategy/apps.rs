@@ -19,9 +19,12 @@ const SCALE: ScaleMapping = ScaleMapping {
     selector: &["spec", "selector"],
 };
 
-/// What users are told about the pods that a workload makes.
-fn template_warnings(obj: &Value, _: Option<&Value>) -> Vec<String> {
-    warnings::template(&obj["spec"]["template"], "spec.template.")
+/// What users are told about the pods that a workload makes, whenever they change what it is to do.
+fn template_warnings(obj: &Value, old: Option<&Value>) -> Vec<String> {
+    match meta::is_next_generation(obj, old) {
+        true => warnings::template(&obj["spec"]["template"], "spec.template."),
+        false => Vec::new(),
+    }
 }
 
 /// The same of a workload whose pods have its name in theirs.
@@ -231,13 +234,11 @@ pub(super) static STATEFUL_SET: Kind = Kind::namespaced("io.k8s.api.apps.v1.Stat
 /// ControllerRevisions.
 pub(super) static CONTROLLER_REVISION: Kind = Kind::namespaced("io.k8s.api.apps.v1.ControllerRevision")
     .validates(status::revision)
-    .validates_update(|new, old, errors| {
-        status::revision(new, errors);
-        errors.immutable("data", new.get("data"), old.get("data"));
-    });
+    .validates_update(status::revision_update);
 
 /// PodDisruptionBudgets.
 pub(super) static DISRUPTION_BUDGET: Kind = Kind::namespaced("io.k8s.api.policy.v1.PodDisruptionBudget")
+    .name(NameRule::PathSegment)
     .conditional_update()
     .status()
     .generation(SPEC)

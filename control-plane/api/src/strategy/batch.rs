@@ -19,7 +19,9 @@ const SPEC: &[&str] = &["spec"];
 pub(super) static JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.Job")
     .warns(|obj, old| {
         let mut out = warnings::name_of_pods(obj, old);
-        out.extend(job::warnings(&obj["spec"], "spec"));
+        if meta::is_next_generation(obj, old) {
+            out.extend(job::warnings(&obj["spec"], "spec"));
+        }
         out
     })
     .status()
@@ -116,8 +118,10 @@ fn create_job(traits: &Traits, obj: &mut Value) {
 pub(super) static CRON_JOB: Kind = Kind::namespaced("io.k8s.api.batch.v1.CronJob")
     .warns(|obj, old| {
         let mut out = warnings::name_of_pods(obj, old);
-        let spec = &obj["spec"]["jobTemplate"]["spec"];
-        out.extend(job::warnings(spec, "spec.jobTemplate.spec"));
+        if meta::is_next_generation(obj, old) {
+            let spec = &obj["spec"]["jobTemplate"]["spec"];
+            out.extend(job::warnings(spec, "spec.jobTemplate.spec"));
+        }
         if super::access::text(obj, "/spec/schedule").contains("TZ") {
             out.push(schedule::ZONE_WARNING.into());
         }

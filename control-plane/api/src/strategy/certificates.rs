@@ -21,7 +21,7 @@ pub(super) use signer::signer_name;
 /// CertificateSigningRequests. The API server fills in who asks.
 pub(super) static SIGNING_REQUEST: Kind =
     Kind::cluster("io.k8s.api.certificates.v1.CertificateSigningRequest")
-        .name(NameRule::Any)
+        .name(NameRule::PathSegment)
         .status()
         .prepares_update(|traits, new, old| {
             super::generic_prepare_for_update(traits, new, old);

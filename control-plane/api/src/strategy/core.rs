@@ -176,6 +176,7 @@ fn names_only(account: &mut Value) {
 
 /// Core Events.
 pub(super) static EVENT: Kind = Kind::namespaced("io.k8s.api.core.v1.Event")
+    .name(NameRule::PathSegment)
     .create_on_update()
     .converts(convert_event)
     .validates(event::event)

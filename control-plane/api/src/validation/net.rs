@@ -31,7 +31,7 @@ pub(crate) fn canonical_ip_problem(text: &str) -> Option<String> {
 pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = text.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
-    let bits: u8 = bits.parse().ok()?;
+    let bits: u8 = bits.parse().ok().filter(|_| !bits.starts_with('+'))?;
     (bits <= width(address)).then_some((address, bits))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::meta::validate_conditions;
 use crate::strategy::access::{int, list};
-use crate::validation::{ErrorList, FieldError};
+use crate::validation::ErrorList;
 use serde_json::Value;
 
 const OF_REPLICAS: &str = "cannot be greater than status.replicas";
@@ -108,10 +108,22 @@ pub(super) fn disruption_budget(obj: &Value, errors: &mut ErrorList) {
     counts(obj, &fields, errors);
 }
 
-/// Revisions are numbered and hold something.
+/// A new revision is numbered and holds an object.
 pub(super) fn revision(obj: &Value, errors: &mut ErrorList) {
-    if obj.get("data").is_none_or(Value::is_null) {
-        errors.push(FieldError::required("data", "data is mandatory"));
+    match obj.get("data") {
+        None | Some(Value::Null) => errors.required("data", "data is mandatory"),
+        Some(Value::Object(_)) => {}
+        Some(_) => errors.required("data", "data must be a valid JSON object"),
     }
+    revision_number(obj, errors);
+}
+
+/// What an updated revision holds is what it held; older servers took anything.
+pub(super) fn revision_update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    revision_number(new, errors);
+    errors.immutable("data", new.get("data"), old.get("data"));
+}
+
+fn revision_number(obj: &Value, errors: &mut ErrorList) {
     errors.non_negative("revision", int(obj, "/revision").unwrap_or(0));
 }

@@ -133,9 +133,10 @@ fn amount(value: Option<&Value>) -> Option<i64> {
     }
 }
 
-/// Whether an IntOrString is nothing; texts that are no percentage are.
+/// Whether an IntOrString is nothing; texts that are neither a percentage nor a number are.
 fn is_zero(value: Option<&Value>) -> bool {
-    amount(value).unwrap_or(0) == 0
+    let written = || value?.as_str()?.parse().ok();
+    amount(value).or_else(written).unwrap_or(0) == 0
 }
 
 fn int_or_percent(value: Option<&Value>, path: &str, errors: &mut ErrorList) {

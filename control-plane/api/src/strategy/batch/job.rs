@@ -145,44 +145,46 @@ fn indexed(spec: &Value, errors: &mut ErrorList) {
     let number = |field: &str| int(spec, &format!("/{field}"));
     let (completions, parallelism) = (number("completions"), number("parallelism").unwrap_or(0));
     let failed = number("maxFailedIndexes");
-    let mut at_most = |field: &str, value: i64, most: i64, when: &str| {
+    let at_most = |errors: &mut ErrorList, field: &str, value: i64, most: i64, when: &str| {
         if value > most {
             let detail = format!("must be less than or equal to {most}{when}");
             errors.invalid(format!("spec.{field}"), value, detail);
         }
     };
-    at_most(
-        "parallelism",
-        parallelism,
-        MAX_PARALLELISM,
-        " when completion mode is Indexed",
-    );
-    if let Some(failed) = failed {
-        at_most("maxFailedIndexes", failed, MANY_COMPLETIONS, "");
-    }
-    let Some(completions) = completions else {
+    if completions.is_none() {
         errors.required("spec.completions", "when completion mode is Indexed");
-        return;
-    };
-    let many = completions > MANY_COMPLETIONS && spec.get("backoffLimitPerIndex").is_some();
-    if many {
-        let when =
-            format!(" when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
-        at_most("parallelism", parallelism, MAX_PARALLELISM_OF_MANY, &when);
-        if let Some(failed) = failed {
-            at_most("maxFailedIndexes", failed, MAX_FAILED_INDEXES_OF_MANY, &when);
-        }
     }
-    match failed {
-        Some(failed) if failed > completions => {
-            let detail = "must be less than or equal to completions";
-            errors.invalid("spec.maxFailedIndexes", failed, detail);
-        }
-        None if many => {
-            let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
-            errors.required("spec.maxFailedIndexes", detail);
-        }
-        _ => {}
+    let when = " when completion mode is Indexed";
+    at_most(errors, "parallelism", parallelism, MAX_PARALLELISM, when);
+    if let (Some(failed), Some(completions)) = (failed, completions)
+        && failed > completions
+    {
+        let detail = "must be less than or equal to completions";
+        errors.invalid("spec.maxFailedIndexes", failed, detail);
+    }
+    if let Some(failed) = failed {
+        at_most(errors, "maxFailedIndexes", failed, MANY_COMPLETIONS, "");
+    }
+    let Some(completions) = completions else { return };
+    let many = completions > MANY_COMPLETIONS && spec.get("backoffLimitPerIndex").is_some();
+    if !many {
+        return;
+    }
+    if failed.is_none() {
+        let detail = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+        errors.required("spec.maxFailedIndexes", detail);
+    }
+    let when =
+        format!(" when completions are above {MANY_COMPLETIONS} and used with backoff limit per index");
+    at_most(errors, "parallelism", parallelism, MAX_PARALLELISM_OF_MANY, &when);
+    if let Some(failed) = failed {
+        at_most(
+            errors,
+            "maxFailedIndexes",
+            failed,
+            MAX_FAILED_INDEXES_OF_MANY,
+            &when,
+        );
     }
 }
 

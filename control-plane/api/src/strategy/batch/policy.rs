@@ -84,7 +84,8 @@ fn exit_codes(codes: &Value, spec: &Value, path: &str, errors: &mut ErrorList) {
     }
     let (values, at) = (list(codes, "/values"), format!("{path}.values"));
     if values.is_empty() {
-        errors.invalid(at.clone(), Value::Null, "at least one value is required");
+        let shown = codes.get("values").cloned().unwrap_or_default();
+        errors.invalid(at.clone(), shown, "at least one value is required");
     }
     errors.too_many(&at, values.len(), MAX_EXIT_CODES);
     for (i, value) in values.iter().enumerate() {

@@ -92,6 +92,10 @@ fn conditions(new: &Value, old: &Value, errors: &mut ErrorList) {
             ));
         }
     }
+    if new.pointer("/spec/successPolicy").is_some() && has(new, "Complete") && !has(new, "SuccessCriteriaMet")
+    {
+        refuse("cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True");
+    }
     if has(old, "Complete") && !has(old, "SuccessCriteriaMet") && has(new, "SuccessCriteriaMet") {
         refuse("cannot set SuccessCriteriaMet=True for Job already has Complete=true conditions");
     }
@@ -126,7 +130,8 @@ fn finished(new: &Value, old: &Value, errors: &mut ErrorList) {
         }
     }
     let same = |field: &str| new["status"].get(field) == old["status"].get(field);
-    if ready > active && !(same("ready") && same("active")) {
+    let told = new.pointer("/status/ready").is_some();
+    if told && ready > active && !(same("ready") && same("active")) {
         errors.invalid("status.ready", ready, "cannot set more ready pods than active");
     }
 }
@@ -166,9 +171,10 @@ fn indexes(new: &Value, old: &Value, errors: &mut ErrorList) {
     let completed_changed = completed != of(old, "completedIndexes");
     let failed_changed = failed != of(old, "failedIndexes");
     let completions = int(new, "/spec/completions");
+    let per_index = new.pointer("/spec/backoffLimitPerIndex").is_some();
     for (field, value, changed) in [
         ("completedIndexes", &completed, completed_changed),
-        ("failedIndexes", &failed, failed_changed),
+        ("failedIndexes", &failed, failed_changed && per_index),
     ] {
         if let (true, Some(completions)) = (changed, completions)
             && let Err(problem) = index_count(value, completions)
@@ -182,7 +188,6 @@ fn indexes(new: &Value, old: &Value, errors: &mut ErrorList) {
         errors.invalid("status.completedIndexes", completed.as_str(), detail);
     }
     let path = "status.failedIndexes";
-    let per_index = new.pointer("/spec/backoffLimitPerIndex").is_some();
     if failed_changed && new.pointer("/status/failedIndexes").is_some() && !per_index {
         let detail = "cannot set non-null failedIndexes when backoffLimitPerIndex is null";
         errors.invalid(path, failed.as_str(), detail);

@@ -285,11 +285,13 @@ pub(super) fn lease(obj: &Value, errors: &mut ErrorList) {
     }
     let strategy = obj.pointer("/spec/strategy").and_then(Value::as_str);
     if let Some(strategy) = strategy {
-        let problems = qualified_name_problems(strategy);
-        if problems.is_empty() && !strategy.contains('/') && strategy != "OldestEmulationVersion" {
-            errors.one_of("spec.strategy", strategy, &["OldestEmulationVersion"]);
+        // Upstream says the field's name twice.
+        let path = "spec.strategy.strategy";
+        if strategy.contains('/') {
+            errors.problems(path, strategy, qualified_name_problems(strategy));
+        } else {
+            errors.one_of(path, strategy, &["OldestEmulationVersion"]);
         }
-        errors.problems("spec.strategy", strategy, problems);
     }
     let preferred = text(obj, "/spec/preferredHolder");
     if !preferred.is_empty() && strategy.unwrap_or("").is_empty() {

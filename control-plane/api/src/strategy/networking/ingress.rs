@@ -159,9 +159,7 @@ fn typed_reference(reference: &Value, path: &str, errors: &mut ErrorList) {
     }
     for field in ["kind", "name"] {
         let (value, at) = (text(reference, &format!("/{field}")), format!("{path}.{field}"));
-        if value.is_empty() {
-            errors.required(at, format!("{field} is required"));
-        } else {
+        if errors.present(&at, value) {
             errors.problems(&at, value, path_segment_problems(value));
         }
     }
