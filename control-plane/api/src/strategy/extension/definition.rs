@@ -30,7 +30,7 @@ const MAX_WARNING: usize = 256;
 pub(super) fn definition(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let spec = &obj["spec"];
     let (group, plural) = (text(spec, "/group"), text(spec, "/names/plural"));
-    if meta::name(obj) != format!("{plural}.{group}") {
+    if old.is_none() && meta::name(obj) != format!("{plural}.{group}") {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         errors.invalid("metadata.name", meta::name(obj), detail);
     }
@@ -46,7 +46,9 @@ pub(super) fn definition(obj: &Value, old: Option<&Value>, errors: &mut ErrorLis
     if errors.present("spec.scope", scope) {
         errors.one_of("spec.scope", scope, &["Cluster", "Namespaced"]);
     }
-    versions(list(spec, "/versions"), errors);
+    let of_versions = list(spec, "/versions");
+    let shared = Shared::of(of_versions);
+    versions(of_versions, shared, errors);
     for field in ["plural", "singular", "kind", "listKind"] {
         errors.present(
             &format!("spec.names.{field}"),
@@ -54,19 +56,85 @@ pub(super) fn definition(obj: &Value, old: Option<&Value>, errors: &mut ErrorLis
         );
     }
     names(&spec["names"], "spec.names", errors);
-    conversion(&spec["conversion"], old, errors);
-    if is_true(spec, "/preserveUnknownFields")
-        && !old.is_some_and(|old| is_true(old, "/spec/preserveUnknownFields"))
-    {
-        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
-        errors.invalid("spec.preserveUnknownFields", true, detail);
+    shared_parts(of_versions, shared, errors);
+    let preserves = is_true(spec, "/preserveUnknownFields");
+    let strategy = text(spec, "/conversion/strategy");
+    if preserves && !strategy.is_empty() && strategy != "None" {
+        let detail = "must be None if spec.preserveUnknownFields is true";
+        errors.invalid("spec.conversion.strategy", strategy, detail);
     }
+    conversion(&spec["conversion"], old, errors);
     if let Some(old) = old {
         unchanged(obj, old, errors);
     }
     status(obj, errors);
     stored_versions(obj, errors);
     approval(obj, old, errors);
+    if preserves && !old.is_some_and(|old| is_true(old, "/spec/preserveUnknownFields")) {
+        let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        errors.invalid("spec.preserveUnknownFields", true, detail);
+    }
+}
+
+/// The parts that all versions have alike: upstream keeps and checks them once, at the places that they had before each version
+/// could have its own.
+#[derive(Clone, Copy)]
+struct Shared {
+    schema: bool,
+    subresources: bool,
+    columns: bool,
+    selectable: bool,
+}
+
+impl Shared {
+    fn of(versions: &[Value]) -> Shared {
+        let of = |version: &'_ Value, field: &str| version.get(field).filter(|v| !is_nothing(v)).cloned();
+        let alike = |field| {
+            versions
+                .windows(2)
+                .all(|pair| of(&pair[0], field) == of(&pair[1], field))
+        };
+        let schema = alike("schema");
+        Shared {
+            schema,
+            subresources: alike("subresources"),
+            columns: alike("additionalPrinterColumns"),
+            selectable: schema && alike("selectableFields"),
+        }
+    }
+}
+
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
+}
+
+fn has_status(version: &Value) -> bool {
+    version.pointer("/subresources/status").is_some()
+}
+
+fn shared_parts(versions: &[Value], shared: Shared, errors: &mut ErrorList) {
+    let Some(first) = versions.first() else { return };
+    let schema = first.pointer("/schema/openAPIV3Schema");
+    if let (true, Some(root)) = (shared.schema, schema) {
+        let path = "spec.validation.openAPIV3Schema";
+        schema::root(root, versions.iter().any(has_status), path, errors);
+    }
+    if shared.subresources {
+        scale(first, "spec.subresources.scale", errors);
+    }
+    if shared.columns {
+        columns(first, "spec.additionalPrinterColumns", errors);
+    }
+    if shared.selectable {
+        let path = "spec.selectableFields";
+        let some = !list(first, "/selectableFields").is_empty();
+        if some && first.get("schema").is_none() {
+            let detail = "selectableFields may only be set when validations.schema is included";
+            errors.invalid(path, "", detail);
+        } else if some {
+            selectable_fields(first, path, errors);
+        }
+    }
 }
 
 /// What keys and clients hang on.
@@ -86,7 +154,7 @@ fn unchanged(new: &Value, old: &Value, errors: &mut ErrorList) {
     }
 }
 
-fn versions(versions: &[Value], errors: &mut ErrorList) {
+fn versions(versions: &[Value], shared: Shared, errors: &mut ErrorList) {
     for (i, version) in versions.iter().enumerate() {
         if version.pointer("/schema/openAPIV3Schema").is_none() {
             let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
@@ -94,7 +162,7 @@ fn versions(versions: &[Value], errors: &mut ErrorList) {
         }
     }
     for (i, of) in versions.iter().enumerate() {
-        version(of, &format!("spec.versions[{i}]"), errors);
+        version(of, shared, &format!("spec.versions[{i}]"), errors);
     }
     let same = |(i, version): (usize, &Value)| versions[..i].iter().any(|v| v["name"] == version["name"]);
     if versions.iter().enumerate().any(same) {
@@ -110,38 +178,57 @@ fn versions(versions: &[Value], errors: &mut ErrorList) {
     }
 }
 
-fn version(version: &Value, path: &str, errors: &mut ErrorList) {
+fn version(version: &Value, shared: Shared, path: &str, errors: &mut ErrorList) {
     let name = text(version, "/name");
     let problems = label_1035_problems(name);
     if !problems.is_empty() {
         errors.invalid(format!("{path}.name"), name, problems.join(","));
     }
     deprecation_warning(version, &format!("{path}.deprecationWarning"), errors);
-    let subresources = version.get("subresources").unwrap_or(&Value::Null);
-    if let Some(root) = version.pointer("/schema/openAPIV3Schema") {
+    let schema = version
+        .pointer("/schema/openAPIV3Schema")
+        .filter(|_| !shared.schema);
+    if let Some(root) = schema {
         let path = format!("{path}.schema.openAPIV3Schema");
-        schema::root(root, subresources.get("status").is_some(), &path, errors);
+        schema::root(root, has_status(version), &path, errors);
     }
-    if let Some(scale) = subresources.get("scale") {
-        let path = format!("{path}.subresources.scale");
-        for (field, roots, required) in [
-            ("specReplicasPath", &[".spec."][..], true),
-            ("statusReplicasPath", &[".status."], true),
-            ("labelSelectorPath", &[".spec.", ".status."], false),
-        ] {
-            scale_path(
-                text(scale, &format!("/{field}")),
-                roots,
-                required,
-                &format!("{path}.{field}"),
-                errors,
-            );
-        }
+    if !shared.subresources {
+        scale(version, &format!("{path}.subresources.scale"), errors);
     }
+    if !shared.columns {
+        columns(version, &format!("{path}.additionalPrinterColumns"), errors);
+    }
+    let path = format!("{path}.selectableFields");
+    if shared.selectable || list(version, "/selectableFields").is_empty() {
+        return;
+    }
+    if schema.is_some() {
+        selectable_fields(version, &path, errors);
+    } else {
+        // Versions that share a schema must share these too.
+        let detail = "selectableFields may only be set when version.schema.openAPIV3Schema is not included";
+        errors.invalid(path, "", detail);
+    }
+}
+
+fn scale(version: &Value, path: &str, errors: &mut ErrorList) {
+    let Some(scale) = version.pointer("/subresources/scale") else {
+        return;
+    };
+    for (field, roots, required) in [
+        ("specReplicasPath", &[".spec."][..], true),
+        ("statusReplicasPath", &[".status."], true),
+        ("labelSelectorPath", &[".spec.", ".status."], false),
+    ] {
+        let value = text(scale, &format!("/{field}"));
+        scale_path(value, roots, required, &format!("{path}.{field}"), errors);
+    }
+}
+
+fn columns(version: &Value, path: &str, errors: &mut ErrorList) {
     for (i, of) in list(version, "/additionalPrinterColumns").iter().enumerate() {
-        column(of, &format!("{path}.additionalPrinterColumns[{i}]"), errors);
+        column(of, &format!("{path}[{i}]"), errors);
     }
-    selectable_fields(version, &format!("{path}.selectableFields"), errors);
 }
 
 fn deprecation_warning(version: &Value, path: &str, errors: &mut ErrorList) {
@@ -288,10 +375,13 @@ fn conversion(conversion: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     // The paths are those that these fields had once.
     let config_path = "spec.conversion.webhookClientConfig";
     let config = conversion.pointer("/webhook/clientConfig");
+    let path = "spec.conversion.conversionReviewVersions";
+    let versions = list(conversion, "/webhook/conversionReviewVersions");
     if strategy != "Webhook" {
-        if config.is_some() {
-            let detail = "should not be set when strategy is not set to Webhook";
-            errors.forbidden(config_path, detail);
+        for (path, set) in [(config_path, config.is_some()), (path, !versions.is_empty())] {
+            if set {
+                errors.forbidden(path, "should not be set when strategy is not set to Webhook");
+            }
         }
         return;
     }
@@ -299,8 +389,6 @@ fn conversion(conversion: &Value, old: Option<&Value>, errors: &mut ErrorList) {
         None => errors.required(config_path, "required when strategy is set to Webhook"),
         Some(config) => client_config(config, config_path, errors),
     }
-    let path = "spec.conversion.conversionReviewVersions";
-    let versions = list(conversion, "/webhook/conversionReviewVersions");
     let known = |versions: &[Value]| {
         versions
             .iter()

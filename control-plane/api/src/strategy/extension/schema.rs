@@ -48,13 +48,14 @@ const AT_ROOT: [&str; 21] = [
     "x-kubernetes-preserve-unknown-fields",
 ];
 /// What is said under a logical junction is about values: it may not say what a value is.
-const NOT_NESTED: [(&str, &str); 11] = [
+const NOT_NESTED: [(&str, &str); 12] = [
     ("type", "must be empty to be structural"),
     ("additionalProperties", "must be undefined to be structural"),
     ("default", "must be undefined to be structural"),
     ("title", "must be empty to be structural"),
     ("description", "must be empty to be structural"),
     ("nullable", "must be false to be structural"),
+    ("externalDocs", "must be undefined to be structural"),
     (
         "x-kubernetes-preserve-unknown-fields",
         "must be false to be structural",
@@ -86,8 +87,8 @@ pub(super) fn root(schema: &Value, has_status: bool, path: &str, errors: &mut Er
             errors.invalid(format!("{path}.type"), schema["type"].clone(), detail);
         } else if odd {
             let detail = format!(
-                "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
-                AT_ROOT.join(" ")
+                "only [{} XValidations] fields are allowed at the root of the schema if the status subresource is enabled",
+                AT_ROOT.map(go_name).join(" ")
             );
             errors.invalid(path, schema.clone(), detail);
         }
@@ -102,7 +103,62 @@ pub(super) fn root(schema: &Value, has_status: bool, path: &str, errors: &mut Er
     for error in sorted {
         errors.push(error);
     }
-    extensions(schema, path, 0, errors);
+    let place = Place {
+        is_root: true,
+        inside_meta: false,
+        no_default: None,
+    };
+    extensions(schema, &place, path, 0, errors);
+}
+
+/// What holds for a schema because of those that it is in.
+#[derive(Clone)]
+struct Place {
+    is_root: bool,
+    /// It is of a field that every object has.
+    inside_meta: bool,
+    /// Why it may not have a default.
+    no_default: Option<String>,
+}
+
+impl Place {
+    fn below(&self) -> Place {
+        Place {
+            is_root: false,
+            ..self.clone()
+        }
+    }
+
+    fn property(&self, schema: &Value, key: &str) -> Place {
+        let mut below = self.below();
+        let whole = self.is_root || is_true(schema, "/x-kubernetes-embedded-resource");
+        if whole && matches!(key, "metadata" | "kind" | "apiVersion") {
+            below.inside_meta = true;
+            if self.is_root {
+                below.no_default = Some(format!("in top-level {key}"));
+            }
+        }
+        below
+    }
+
+    fn additional(&self) -> Place {
+        let mut below = self.below();
+        if self.inside_meta {
+            below.no_default = Some("inside additionalProperties applying to object metadata".into());
+        }
+        below
+    }
+}
+
+/// The name that a field has in upstream's source.
+fn go_name(field: &str) -> String {
+    let words = field.replace("x-kubernetes-", "x-");
+    let words = words.split('-').map(|word| {
+        let mut chars = word.chars();
+        let first = chars.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(chars).collect::<String>()
+    });
+    words.collect()
 }
 
 /// `key` below `properties`.
@@ -276,25 +332,34 @@ fn nested(schema: &Value, skip_any_of: bool, path: &str, depth: usize, errors: &
 }
 
 /// What every schema in the tree keeps to, and what the extensions of lists and maps ask for.
-fn extensions(schema: &Value, path: &str, depth: usize, errors: &mut ErrorList) {
+fn extensions(schema: &Value, place: &Place, path: &str, depth: usize, errors: &mut ErrorList) {
     if depth > MAX_DEPTH {
         return;
     }
     let kind = text(schema, "/type");
-    if kind == "null" {
-        let detail = "type cannot be set to null, use nullable as an alternative";
-        errors.forbidden(format!("{path}.type"), detail);
-    } else if !kind.is_empty() {
+    if !kind.is_empty() {
         errors.one_of(&format!("{path}.type"), kind, &TYPES);
+    }
+    let has_default = schema.get("default").is_some_and(|default| !default.is_null());
+    if let (true, Some(why)) = (has_default, &place.no_default) {
+        errors.forbidden(format!("{path}.default"), format!("must not be set {why}"));
     }
     for field in UNSUPPORTED {
         if schema.get(field).is_some_and(|v| *v != json!("")) {
             errors.forbidden(format!("{path}.{field}"), format!("{field} is not supported"));
         }
     }
+    if kind == "null" {
+        let detail = "type cannot be set to null, use nullable as an alternative";
+        errors.forbidden(format!("{path}.type"), detail);
+    }
     if schema.get("items").is_some_and(Value::is_array) {
         let detail = "items must be a schema object and not an array";
         errors.forbidden(format!("{path}.items"), detail);
+    }
+    if place.inside_meta && is_true(schema, "/x-kubernetes-embedded-resource") {
+        let at = format!("{path}.x-kubernetes-embedded-resource");
+        errors.forbidden(at, "must not be used inside of resource meta");
     }
     if is_true(schema, "/uniqueItems") {
         let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
@@ -313,25 +378,26 @@ fn extensions(schema: &Value, path: &str, depth: usize, errors: &mut ErrorList) 
     map_type(schema, path, errors);
     list_type(schema, path, errors);
     rules(schema, path, errors);
-    let mut below: Vec<(String, &Value)> = Vec::new();
+    let mut below: Vec<(String, &Value, Place)> = Vec::new();
     if let Some(items @ Value::Object(_)) = schema.get("items") {
-        below.push((format!("{path}.items"), items));
+        below.push((format!("{path}.items"), items, place.below()));
     }
     if let Some(additional @ Value::Object(_)) = additional {
-        below.push((format!("{path}.additionalProperties"), additional));
+        let path = format!("{path}.additionalProperties");
+        below.push((path, additional, place.additional()));
     }
     for (key, value) in map(schema, "/properties").into_iter().flatten() {
-        below.push((property(path, key), value));
+        below.push((property(path, key), value, place.property(schema, key)));
     }
     for junction in ["allOf", "oneOf", "anyOf"] {
         let of = list(schema, &format!("/{junction}")).iter().enumerate();
-        below.extend(of.map(|(i, of)| (format!("{path}.{junction}[{i}]"), of)));
+        below.extend(of.map(|(i, of)| (format!("{path}.{junction}[{i}]"), of, place.below())));
     }
     if let Some(not) = schema.get("not") {
-        below.push((format!("{path}.not"), not));
+        below.push((format!("{path}.not"), not, place.below()));
     }
-    for (path, schema) in below {
-        extensions(schema, &path, depth + 1, errors);
+    for (path, schema, place) in below {
+        extensions(schema, &place, &path, depth + 1, errors);
     }
 }
 
@@ -354,94 +420,116 @@ fn map_type(schema: &Value, path: &str, errors: &mut ErrorList) {
     errors.one_of(&format!("{path}.{FIELD}"), map_type, &["atomic", "granular"]);
 }
 
+const LIST_TYPE: &str = "x-kubernetes-list-type";
+const MAP_KEYS: &str = "x-kubernetes-list-map-keys";
+
 fn list_type(schema: &Value, path: &str, errors: &mut ErrorList) {
-    const FIELD: &str = "x-kubernetes-list-type";
-    const KEYS: &str = "x-kubernetes-list-map-keys";
-    let list_type = schema.get(FIELD).and_then(Value::as_str);
-    let keys = list(schema, &format!("/{KEYS}"));
-    let (items, at) = (schema.get("items"), format!("{path}.{FIELD}"));
+    let list_type = schema.get(LIST_TYPE).and_then(Value::as_str);
+    let keys = list(schema, &format!("/{MAP_KEYS}"));
+    let at = format!("{path}.{LIST_TYPE}");
+    if let Some(list_type) = list_type {
+        must_be(schema, "array", LIST_TYPE, path, errors);
+        if let ("array", "set", Some(items)) = (text(schema, "/type"), list_type, schema.get("items")) {
+            atomic_items(items, path, errors);
+        }
+        errors.one_of(&at, list_type, &["atomic", "set", "map"]);
+    }
     if !keys.is_empty() && list_type != Some("map") {
-        let detail = format!("must be map if {KEYS} is non-empty");
+        let detail = format!("must be map if {MAP_KEYS} is non-empty");
         match list_type {
-            None => errors.required(at.clone(), detail),
-            Some(other) => errors.invalid(at.clone(), other, detail),
+            None => errors.required(at, detail),
+            Some(other) => errors.invalid(at, other, detail),
         }
     }
-    let Some(list_type) = list_type else { return };
-    must_be(schema, "array", FIELD, path, errors);
-    errors.one_of(&at, list_type, &["atomic", "set", "map"]);
-    let Some(items) = items else {
-        if list_type == "map" {
-            let detail = format!("must have a schema if {FIELD} is map");
-            errors.required(format!("{path}.items"), detail);
-        }
-        return;
-    };
-    if list_type != "atomic" && is_true(items, "/nullable") {
-        let detail = format!("cannot be nullable when {FIELD} is {list_type}");
-        errors.forbidden(format!("{path}.items.nullable"), detail);
+    if list_type == Some("map") {
+        map_keys(schema, keys, path, errors);
     }
-    match list_type {
-        "set" => {
-            let detail = format!("must be atomic as item of a list with {FIELD}=set");
-            let (field, atomic) = match text(items, "/type") {
-                "array" => (FIELD, items.get(FIELD).is_none_or(|t| t == "atomic")),
-                "object" => {
-                    let field = "x-kubernetes-map-type";
-                    (field, items.get(field).is_some_and(|t| t == "atomic"))
-                }
-                _ => return,
-            };
-            if !atomic {
-                let value = items.get(field).cloned().unwrap_or(Value::Null);
-                errors.invalid(format!("{path}.items.{field}"), value, detail);
-            }
-        }
-        "map" => map_keys(items, keys, path, errors),
-        _ => {}
+    if let (Some(list_type @ ("set" | "map")), Some(items @ Value::Object(_))) =
+        (list_type, schema.get("items"))
+    {
+        present_items(items, list_type, keys, path, errors);
     }
 }
 
-/// The keys of a list's items: scalars that every item has.
-fn map_keys(items: &Value, keys: &[Value], path: &str, errors: &mut ErrorList) {
-    let at = format!("{path}.x-kubernetes-list-map-keys");
-    if keys.is_empty() {
-        errors.required(at.clone(), "must not be empty if x-kubernetes-list-type is map");
+/// The items of sets are compared as wholes.
+fn atomic_items(items: &Value, path: &str, errors: &mut ErrorList) {
+    let (field, atomic) = match text(items, "/type") {
+        "array" => (LIST_TYPE, items.get(LIST_TYPE).is_none_or(|t| t == "atomic")),
+        "object" => {
+            let field = "x-kubernetes-map-type";
+            (field, items.get(field).is_some_and(|t| t == "atomic"))
+        }
+        _ => return,
+    };
+    if !atomic {
+        // Upstream shows the list type of either.
+        let shown = items.get(LIST_TYPE).cloned().unwrap_or_default();
+        let detail = format!("must be atomic as item of a list with {LIST_TYPE}=set");
+        errors.invalid(format!("{path}.items.{field}"), shown, detail);
     }
-    if text(items, "/type") != "object" {
-        let detail = "must be object if parent array's x-kubernetes-list-type is map";
-        errors.invalid(format!("{path}.items.type"), text(items, "/type"), detail);
-        return;
+}
+
+/// The keys of a list's items are scalars of theirs.
+fn map_keys(schema: &Value, keys: &[Value], path: &str, errors: &mut ErrorList) {
+    let at = format!("{path}.{MAP_KEYS}");
+    if keys.is_empty() {
+        let detail = format!("must not be empty if {LIST_TYPE} is map");
+        errors.required(at.clone(), detail);
+    }
+    let Some(items) = schema.get("items") else {
+        let detail = format!("must have a schema if {LIST_TYPE} is map");
+        return errors.required(format!("{path}.items"), detail);
+    };
+    if items.is_array() {
+        let detail = format!("must only have a single schema if {LIST_TYPE} is map");
+        return errors.invalid(format!("{path}.items"), items.clone(), detail);
+    }
+    let kind = text(items, "/type");
+    if kind != "object" {
+        let detail = format!("must be object if parent array's {LIST_TYPE} is map");
+        return errors.invalid(format!("{path}.items.type"), kind, detail);
     }
     for (i, key) in keys.iter().enumerate() {
         let name = key.as_str().unwrap_or("");
-        let of = items.get("properties").and_then(|p| p.get(name));
-        let at_key = property(&format!("{path}.items"), name);
-        match of {
+        match items.get("properties").and_then(|p| p.get(name)) {
             None => {
-                errors.invalid(
-                    at.clone(),
-                    keys.to_vec(),
-                    "entries must all be names of item properties",
-                );
+                let detail = "entries must all be names of item properties";
+                errors.invalid(at.clone(), keys.to_vec(), detail);
             }
-            Some(of) => {
-                if matches!(text(of, "/type"), "array" | "object") {
-                    let detail = "must be a scalar type if parent array's x-kubernetes-list-type is map";
-                    errors.invalid(format!("{at_key}.type"), text(items, "/type"), detail);
-                }
-                if of.get("default").is_none() && !list(items, "/required").contains(key) {
-                    let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
-                    errors.required(format!("{at_key}.default"), detail);
-                }
-                if is_true(of, "/nullable") {
-                    let detail = "this property is in x-kubernetes-list-map-keys, so it cannot be nullable";
-                    errors.forbidden(format!("{at_key}.nullable"), detail);
-                }
+            Some(of) if matches!(text(of, "/type"), "array" | "object") => {
+                let detail = format!("must be a scalar type if parent array's {LIST_TYPE} is map");
+                let at = format!("{}.type", property(&format!("{path}.items"), name));
+                errors.invalid(at, kind, detail);
             }
+            Some(_) => {}
         }
         if keys[..i].contains(key) {
             errors.invalid(at.clone(), keys.to_vec(), "must not contain duplicate entries");
+        }
+    }
+}
+
+/// Items that are told apart are there, and so are their keys.
+fn present_items(items: &Value, list_type: &str, keys: &[Value], path: &str, errors: &mut ErrorList) {
+    if is_true(items, "/nullable") {
+        let detail = format!("cannot be nullable when {LIST_TYPE} is {list_type}");
+        errors.forbidden(format!("{path}.items.nullable"), detail);
+    }
+    for key in keys.iter().filter(|_| list_type == "map") {
+        let name = key.as_str().unwrap_or("");
+        let Some(of) = items.get("properties").and_then(|p| p.get(name)) else {
+            continue;
+        };
+        let at = property(&format!("{path}.items"), name);
+        if of.get("default").is_none() && !list(items, "/required").contains(key) {
+            let detail = format!(
+                "this property is in {MAP_KEYS}, so it must have a default or be a required property"
+            );
+            errors.required(format!("{at}.default"), detail);
+        }
+        if is_true(of, "/nullable") {
+            let detail = format!("this property is in {MAP_KEYS}, so it cannot be nullable");
+            errors.forbidden(format!("{at}.nullable"), detail);
         }
     }
 }
