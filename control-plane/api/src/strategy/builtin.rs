@@ -48,6 +48,8 @@ fn find(group: &str, version: &str, kind: &str) -> &'static Kind {
         ("apps", "ReplicaSet") => &apps::REPLICA_SET,
         ("apps", "StatefulSet") => &apps::STATEFUL_SET,
         ("authorization.k8s.io", "LocalSubjectAccessReview") => &authorization::LOCAL_REVIEW,
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => &authorization::SELF_REVIEW,
+        ("authorization.k8s.io", "SubjectAccessReview") => &authorization::SUBJECT_REVIEW,
         ("autoscaling", _) if version == "v1" => &autoscaling::AUTOSCALER_V1,
         ("autoscaling", _) => &autoscaling::AUTOSCALER,
         ("batch", "CronJob") => &batch::CRON_JOB,

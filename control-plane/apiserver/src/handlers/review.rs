@@ -3,17 +3,17 @@
 use api::{
     registry::{Resource, Verb},
     status::{self, Status},
-    validation::ErrorKind,
+    validation::ErrorList,
 };
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::write::read_object;
+use super::write::{read_object, settle_namespace};
 use crate::{
     authn::UserInfo,
     authz::{self, Attributes, Decision},
     body::RequestBody,
-    context::{Context, invalid_option, now},
+    context::{Context, now},
     respond::{HttpResponse, typed_response},
 };
 
@@ -28,6 +28,13 @@ pub(super) fn is_review(resource: &Resource) -> bool {
 /// Answers the review in the body.
 pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<HttpResponse, Status> {
     let mut review = read_object(context, body).await?;
+    settle_namespace(context, &mut review)?;
+    let resource = &context.resource;
+    let mut errors = ErrorList::new();
+    resource.strategy.validate_fields(&review, &mut errors);
+    if !errors.is_empty() {
+        return Err(status::invalid(&resource.group, &resource.kind, "", errors));
+    }
     let plural = context.resource.plural.clone();
     review["status"] = match plural.as_ref() {
         "tokenreviews" => token(context, &review["spec"])?,
@@ -42,22 +49,9 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
             }
             rules(context)
         }
-        "selfsubjectaccessreviews" => access(context, &context.user, &review["spec"])?,
-        "subjectaccessreviews" => access(context, &subject(&review["spec"])?, &review["spec"])?,
-        "localsubjectaccessreviews" => {
-            let namespace = review["spec"]["resourceAttributes"]["namespace"]
-                .as_str()
-                .unwrap_or_default();
-            if namespace != context.info.namespace {
-                return Err(invalid(
-                    "authorization.k8s.io",
-                    "LocalSubjectAccessReview",
-                    ErrorKind::Invalid,
-                    "spec.resourceAttributes.namespace",
-                    "must match metadata.namespace",
-                ));
-            }
-            access(context, &subject(&review["spec"])?, &review["spec"])?
+        "selfsubjectaccessreviews" => access(context, &context.user, &review["spec"]),
+        "subjectaccessreviews" | "localsubjectaccessreviews" => {
+            access(context, &subject(&review["spec"]), &review["spec"])
         }
         _ => return Err(status::method_not_allowed()),
     };
@@ -73,13 +67,8 @@ pub(super) async fn create(context: &mut Context, body: RequestBody) -> Result<H
 
 fn token(context: &Context, spec: &Value) -> Result<Value, Status> {
     let Some(token) = spec["token"].as_str().filter(|token| !token.is_empty()) else {
-        return Err(invalid(
-            "authentication.k8s.io",
-            "TokenReview",
-            ErrorKind::Required,
-            "spec.token",
-            "",
-        ));
+        let why = "token is required for TokenReview in authentication";
+        return Err(status::bad_request(why));
     };
     let Some(tokens) = &context.api.tokens else {
         return Ok(json!({"user": {}}));
@@ -98,12 +87,13 @@ fn token(context: &Context, spec: &Value) -> Result<Value, Status> {
     )
 }
 
-fn access(context: &Context, user: &UserInfo, spec: &Value) -> Result<Value, Status> {
+/// Validation has seen to it that a review asks of either a resource or a path.
+fn access(context: &Context, user: &UserInfo, spec: &Value) -> Value {
     let resource = &spec["resourceAttributes"];
     let path = &spec["nonResourceAttributes"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let attributes = match (resource.is_object(), path.is_object()) {
-        (true, false) => Attributes {
+    let attributes = if resource.is_object() {
+        Attributes {
             verb: text(&resource["verb"]),
             group: text(&resource["group"]),
             resource: text(&resource["resource"]),
@@ -114,47 +104,28 @@ fn access(context: &Context, user: &UserInfo, spec: &Value) -> Result<Value, Sta
             field_selector: resource["fieldSelector"]["rawSelector"]
                 .as_str()
                 .map(str::to_owned),
-        },
-        (false, true) => Attributes {
+        }
+    } else {
+        Attributes {
             verb: text(&path["verb"]),
             path: Some(text(&path["path"])),
             ..Attributes::default()
-        },
-        _ => {
-            return Err(invalid(
-                "authorization.k8s.io",
-                &context.resource.kind,
-                ErrorKind::Invalid,
-                "spec.resourceAttributes",
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ));
         }
     };
-    Ok(match authz::authorize(user, &attributes, &context.api.cache) {
+    match authz::authorize(user, &attributes, &context.api.cache) {
         Decision::Allow => json!({"allowed": true}),
         Decision::Deny(reason) if reason.is_empty() => json!({"allowed": false}),
         Decision::Deny(reason) => json!({"allowed": false, "reason": reason}),
-    })
+    }
 }
 
 /// Whom a review asks about.
-fn subject(spec: &Value) -> Result<UserInfo, Status> {
-    let name = spec["user"].as_str().unwrap_or_default();
-    let groups = texts(&spec["groups"]);
-    if name.is_empty() && groups.is_empty() {
-        return Err(invalid(
-            "authorization.k8s.io",
-            "SubjectAccessReview",
-            ErrorKind::Invalid,
-            "spec.user",
-            "at least one of user or group must be specified",
-        ));
-    }
-    Ok(UserInfo {
-        name: name.to_owned(),
-        groups,
+fn subject(spec: &Value) -> UserInfo {
+    UserInfo {
+        name: spec["user"].as_str().unwrap_or_default().to_owned(),
+        groups: texts(&spec["groups"]),
         ..UserInfo::default()
-    })
+    }
 }
 
 /// What one may do, as far as it is known without asking for each object.
@@ -188,8 +159,4 @@ fn texts(value: &Value) -> Vec<String> {
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect()
-}
-
-fn invalid(group: &str, kind: &str, error: ErrorKind, path: &str, why: &str) -> Status {
-    invalid_option((group, kind), error, path, "\"\"", why)
 }

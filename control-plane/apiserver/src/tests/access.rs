@@ -163,6 +163,108 @@ async fn a_token_dies_with_its_pod() {
     assert_ne!(review(json!(["vault"])).await["authenticated"], true);
 }
 
+/// After pkg/apis/authorization/validation/validation_test.go.
+#[tokio::test]
+async fn reviews_that_ask_nothing_are_refused() {
+    let fixture = Fixture::new().await;
+    let resource = || json!({"verb": "get", "resource": "pods", "namespace": "default"});
+    let (subject, own, local) = (
+        "subjectaccessreviews",
+        "selfsubjectaccessreviews",
+        "namespaces/default/localsubjectaccessreviews",
+    );
+    let with = |selector: Value| {
+        let mut attributes = resource();
+        attributes
+            .as_object_mut()
+            .unwrap()
+            .extend(selector.as_object().unwrap().clone());
+        json!({"spec": {"user": "me", "resourceAttributes": attributes}})
+    };
+    let requirement = |field: &str, requirement: Value| with(json!({field: {"requirements": [requirement]}}));
+    for (path, review, want) in [
+        (
+            own,
+            json!({"spec": {}}),
+            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (
+            own,
+            json!({"spec": {"resourceAttributes": {}, "nonResourceAttributes": {}}}),
+            "spec.nonResourceAttributes: Invalid value: {}: cannot be specified in combination with resourceAttributes",
+        ),
+        (
+            own,
+            json!({"metadata": {"name": "a"}, "spec": {"nonResourceAttributes": {}}}),
+            "metadata: Invalid value: {\"name\":\"a\"}: must be empty",
+        ),
+        (
+            subject,
+            json!({"spec": {"resourceAttributes": resource()}}),
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        ),
+        (
+            subject,
+            with(
+                json!({"fieldSelector": {"rawSelector": "foo", "requirements": [{"key": "a", "operator": "Exists"}]}}),
+            ),
+            "spec.resourceAttributes.fieldSelector.rawSelector: Invalid value: \"foo\": may not specified at the same time as requirements",
+        ),
+        (
+            subject,
+            with(json!({"labelSelector": {}})),
+            "spec.resourceAttributes.labelSelector.requirements: Required value: when spec.resourceAttributes.labelSelector is specified, requirements or rawSelector is required",
+        ),
+        (
+            subject,
+            requirement("fieldSelector", json!({"key": "", "operator": "Exists"})),
+            "spec.resourceAttributes.fieldSelector.requirements[0].key: Required value: must be specified",
+        ),
+        (
+            subject,
+            requirement("fieldSelector", json!({"key": "k", "operator": "In"})),
+            "spec.resourceAttributes.fieldSelector.requirements[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+        ),
+        (
+            subject,
+            requirement(
+                "labelSelector",
+                json!({"key": "k", "operator": "Exists", "values": ["v"]}),
+            ),
+            "spec.resourceAttributes.labelSelector.requirements[0].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+        ),
+        (
+            local,
+            json!({"spec": {"user": "me", "nonResourceAttributes": {"verb": "get", "path": "/"}}}),
+            "spec.nonResourceAttributes: Invalid value: {\"path\":\"/\",\"verb\":\"get\"}: disallowed on this kind of request",
+        ),
+        (
+            local,
+            json!({"spec": {"user": "me", "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "other"}}}),
+            "spec.resourceAttributes.namespace: Invalid value: \"other\": must match metadata.namespace",
+        ),
+    ] {
+        let path = format!("/apis/authorization.k8s.io/v1/{path}");
+        let (code, status) = fixture.call("POST", &path, review).await;
+        let message = status["message"].as_str().unwrap_or_default();
+        assert_eq!(code, 422, "{path}: {status}");
+        assert!(message.ends_with(want), "{message}");
+    }
+    // What newer clients may know is let through.
+    let path = format!("/apis/authorization.k8s.io/v1/{subject}");
+    let newer = requirement(
+        "labelSelector",
+        json!({"key": "k", "operator": "Like", "values": ["v"]}),
+    );
+    assert_eq!(fixture.call("POST", &path, newer).await.0, 201);
+    let tokens = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (code, status) = fixture.call("POST", tokens, json!({"spec": {"token": ""}})).await;
+    assert_eq!(
+        (code, &status["message"]),
+        (400, &json!("token is required for TokenReview in authentication"))
+    );
+}
+
 #[tokio::test]
 async fn access_reviews_answer_as_the_authorizer_does() {
     let fixture = Fixture::new().await;
@@ -184,6 +286,11 @@ async fn access_reviews_answer_as_the_authorizer_does() {
         .await;
     assert_eq!((code, review["status"]["allowed"].as_bool()), (201, Some(false)));
     assert_eq!(fixture.call_as(jane(), "POST", path, spec("x")).await.0, 403);
+    let local = "/apis/authorization.k8s.io/v1/namespaces/default/localsubjectaccessreviews";
+    assert_eq!(
+        fixture.ok("POST", local, spec("x")).await["status"]["allowed"],
+        true
+    );
     let whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let (_, review) = fixture.call_as(jane(), "POST", whoami, json!({})).await;
     assert_eq!(review["status"]["userInfo"]["username"], "jane");

@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use annotations::{made_claims, pod_annotations, profiles_match};
 pub(crate) use container::port_or_name;
-pub(crate) use scheduling::{label_selector, node_selector, tolerations};
+pub(crate) use scheduling::{label_selector, node_selector, requirement_values, tolerations};
 pub(crate) use security::is_app_armor_profile;
 pub(crate) use status::pod_status;
 pub(crate) use update::{ephemeral_update, pod_update, resize};

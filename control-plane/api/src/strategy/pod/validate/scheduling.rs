@@ -284,24 +284,10 @@ pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut ErrorLis
     for (i, requirement) in list(selector, "/matchExpressions").iter().enumerate() {
         let path = format!("{path}.matchExpressions[{i}]");
         let values = list(requirement, "/values");
-        match text(requirement, "/operator") {
-            "In" | "NotIn" if values.is_empty() => {
-                let detail = "must be specified when `operator` is 'In' or 'NotIn'";
-                errors.push(FieldError::required(format!("{path}.values"), detail));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                errors.push(FieldError::forbidden(format!("{path}.values"), detail));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                let detail = "not a valid selector operator";
-                errors.push(FieldError::invalid(
-                    format!("{path}.operator"),
-                    &other.into(),
-                    detail,
-                ));
-            }
+        if !requirement_values(requirement, &path, errors) {
+            let operator = text(requirement, "/operator");
+            let at = format!("{path}.operator");
+            errors.invalid(at, operator, "not a valid selector operator");
         }
         let key = text(requirement, "/key");
         errors.problems(&format!("{path}.key"), key, qualified_name_problems(key));
@@ -310,6 +296,24 @@ pub(crate) fn label_selector(selector: &Value, path: &str, errors: &mut ErrorLis
             errors.problems(&format!("{path}.values[{j}]"), value, label_value_problems(value));
         }
     }
+}
+
+/// Checks that a requirement of a selector has the values that its operator asks for; tells whether the operator is known.
+pub(crate) fn requirement_values(requirement: &Value, path: &str, errors: &mut ErrorList) -> bool {
+    let none = list(requirement, "/values").is_empty();
+    match text(requirement, "/operator") {
+        "In" | "NotIn" if none => {
+            let detail = "must be specified when `operator` is 'In' or 'NotIn'";
+            errors.required(format!("{path}.values"), detail);
+        }
+        "Exists" | "DoesNotExist" if !none => {
+            let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            errors.forbidden(format!("{path}.values"), detail);
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        _ => return false,
+    }
+    true
 }
 
 /// Tolerations, of a pod or a runtime class.
