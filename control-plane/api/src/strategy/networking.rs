@@ -17,7 +17,7 @@ pub(super) static INGRESS: Kind = Kind::namespaced("io.k8s.api.networking.v1.Ing
     .status()
     .generation(SPEC)
     .validates(ingress::create)
-    .validates_update(|new, _, errors| ingress::ingress(new, errors))
+    .validates_update(ingress::update)
     .validates_status(|new, _, errors| ingress::status(new, errors))
     .warns(ingress::warnings);
 
@@ -62,7 +62,8 @@ pub(super) static NETWORK_POLICY: Kind = Kind::namespaced("io.k8s.api.networking
             spec.insert("policyTypes".into(), types);
         }
     })
-    .validates(policy::network_policy);
+    .validates(|obj, errors| policy::network_policy(obj, None, errors))
+    .validates_update(|new, old, errors| policy::network_policy(new, Some(old), errors));
 
 /// IPAddresses. The name is the address.
 pub(super) static IP_ADDRESS: Kind = Kind::cluster("io.k8s.api.networking.v1.IPAddress")

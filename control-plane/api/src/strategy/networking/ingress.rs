@@ -18,7 +18,7 @@ const PATH_TYPES: [&str; 3] = ["Exact", "ImplementationSpecific", "Prefix"];
 
 /// A new Ingress: the old annotation and the new field must agree.
 pub(super) fn create(obj: &Value, errors: &mut ErrorList) {
-    ingress(obj, errors);
+    ingress(obj, Allowed::default(), errors);
     if let (Some(old), Some(new)) = (annotated_class(obj), obj.pointer("/spec/ingressClassName"))
         && new != old
     {
@@ -38,8 +38,50 @@ pub(super) fn warnings(obj: &Value, _: Option<&Value>) -> Vec<String> {
     old.then(|| text.to_string()).into_iter().collect()
 }
 
-/// An Ingress.
-pub(super) fn ingress(obj: &Value, errors: &mut ErrorList) {
+/// What an Ingress may keep because the old one has it.
+#[derive(Clone, Copy, Default)]
+struct Allowed {
+    /// Names of Secrets that no Secret can have.
+    secrets: bool,
+    /// Rules of wildcard hosts that say nothing useful.
+    wildcard_rules: bool,
+    /// Names of Services that begin with a digit.
+    services: bool,
+}
+
+impl Allowed {
+    fn by(old: &Value) -> Allowed {
+        let secret = |tls: &Value| {
+            let name = text(tls, "/secretName");
+            !name.is_empty() && !subdomain_problems(name).is_empty()
+        };
+        let wildcard = |rule: &Value| {
+            let mut errors = ErrorList::new();
+            http(rule, Allowed::default(), "", &mut errors);
+            text(rule, "/host").contains('*') && !errors.is_empty()
+        };
+        let rules = list(old, "/spec/rules");
+        let paths = rules.iter().flat_map(|rule| list(rule, "/http/paths"));
+        let mut backends = paths
+            .filter_map(|path| path.get("backend"))
+            .chain(old.pointer("/spec/defaultBackend"));
+        Allowed {
+            secrets: list(old, "/spec/tls").iter().any(secret),
+            wildcard_rules: rules.iter().any(wildcard),
+            services: backends.any(|backend| {
+                let name = text(backend, "/service/name");
+                label_problems(name).is_empty() && !label_1035_problems(name).is_empty()
+            }),
+        }
+    }
+}
+
+/// An updated Ingress.
+pub(super) fn update(new: &Value, old: &Value, errors: &mut ErrorList) {
+    ingress(new, Allowed::by(old), errors);
+}
+
+fn ingress(obj: &Value, allowed: Allowed, errors: &mut ErrorList) {
     let rules = list(obj, "/spec/rules");
     match obj.pointer("/spec/defaultBackend") {
         None if rules.is_empty() => {
@@ -47,18 +89,14 @@ pub(super) fn ingress(obj: &Value, errors: &mut ErrorList) {
             errors.invalid("spec", Value::Null, detail);
         }
         None => {}
-        Some(of) => backend(of, "spec.defaultBackend", errors),
+        Some(of) => backend(of, allowed, "spec.defaultBackend", errors),
     }
     for (i, rule) in rules.iter().enumerate() {
         let path = format!("spec.rules[{i}]");
-        host(text(rule, "/host"), &format!("{path}.host"), errors);
-        let Some(http) = rule.get("http") else { continue };
-        let paths = list(http, "/paths");
-        if paths.is_empty() {
-            errors.required(format!("{path}.http.paths"), "");
-        }
-        for (j, of) in paths.iter().enumerate() {
-            http_path(of, &format!("{path}.http.paths[{j}]"), errors);
+        let name = text(rule, "/host");
+        host(name, &format!("{path}.host"), errors);
+        if !(allowed.wildcard_rules && name.contains('*')) {
+            http(rule, allowed, &format!("{path}.http.paths"), errors);
         }
     }
     for (i, tls) in list(obj, "/spec/tls").iter().enumerate() {
@@ -68,7 +106,7 @@ pub(super) fn ingress(obj: &Value, errors: &mut ErrorList) {
             errors.problems(&format!("{path}.hosts[{j}]"), host, host_problems(host));
         }
         let secret = text(tls, "/secretName");
-        if !secret.is_empty() {
+        if !secret.is_empty() && !allowed.secrets {
             errors.problems(&format!("{path}.secretName"), secret, subdomain_problems(secret));
         }
     }
@@ -95,7 +133,19 @@ fn host(host: &str, path: &str, errors: &mut ErrorList) {
     errors.problems(path, host, host_problems(host));
 }
 
-fn http_path(item: &Value, path: &str, errors: &mut ErrorList) {
+/// What a rule says of HTTP; `path` is that of its paths.
+fn http(rule: &Value, allowed: Allowed, path: &str, errors: &mut ErrorList) {
+    let Some(http) = rule.get("http") else { return };
+    let paths = list(http, "/paths");
+    if paths.is_empty() {
+        errors.required(path, "");
+    }
+    for (i, of) in paths.iter().enumerate() {
+        http_path(of, allowed, &format!("{path}[{i}]"), errors);
+    }
+}
+
+fn http_path(item: &Value, allowed: Allowed, path: &str, errors: &mut ErrorList) {
     let kind = text(item, "/pathType");
     if item.get("pathType").is_none() {
         errors.required(format!("{path}.pathType"), "pathType must be specified");
@@ -122,12 +172,13 @@ fn http_path(item: &Value, path: &str, errors: &mut ErrorList) {
     }
     backend(
         item.get("backend").unwrap_or(&Value::Null),
+        allowed,
         &format!("{path}.backend"),
         errors,
     );
 }
 
-fn backend(backend: &Value, path: &str, errors: &mut ErrorList) {
+fn backend(backend: &Value, allowed: Allowed, path: &str, errors: &mut ErrorList) {
     match (backend.get("service"), backend.get("resource")) {
         (Some(_), Some(_)) => {
             errors.invalid(path, "", "cannot set both resource and service backends");
@@ -138,7 +189,11 @@ fn backend(backend: &Value, path: &str, errors: &mut ErrorList) {
             let name = text(service, "/name");
             let at = format!("{path}.service.name");
             if errors.present(&at, name) {
-                errors.problems(&at, name, label_1035_problems(name));
+                let problems = match allowed.services {
+                    true => label_problems(name),
+                    false => label_1035_problems(name),
+                };
+                errors.problems(&at, name, problems);
             }
             let number = int(service, "/port/number").unwrap_or(0);
             let at = format!("{path}.service.port");

@@ -7,9 +7,10 @@ use crate::validation::text::{between, port_name_problems};
 use crate::validation::{ErrorList, FieldError};
 use serde_json::Value;
 
-/// A NetworkPolicy.
-pub(super) fn network_policy(obj: &Value, errors: &mut ErrorList) {
+/// A NetworkPolicy. Networks that an old one has are not looked at again, wherever in it they are.
+pub(super) fn network_policy(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
     let spec = &obj["spec"];
+    let known = old.map(networks).unwrap_or_default();
     if let Some(selector) = spec.get("podSelector") {
         label_selector(selector, "spec.podSelector", errors);
     }
@@ -20,7 +21,7 @@ pub(super) fn network_policy(obj: &Value, errors: &mut ErrorList) {
                 port(of, &format!("{path}.ports[{j}]"), errors);
             }
             for (j, of) in list(rule, &format!("/{peers}")).iter().enumerate() {
-                peer(of, &format!("{path}.{peers}[{j}]"), errors);
+                peer(of, &known, &format!("{path}.{peers}[{j}]"), errors);
             }
         }
     }
@@ -34,6 +35,20 @@ pub(super) fn network_policy(obj: &Value, errors: &mut ErrorList) {
         let kind = kind.as_str().unwrap_or("");
         errors.one_of(&format!("spec.policyTypes[{i}]"), kind, &["Ingress", "Egress"]);
     }
+}
+
+/// The networks that a policy names.
+fn networks(policy: &Value) -> Vec<&str> {
+    let mut out = Vec::new();
+    for (rules, peers) in [("/spec/ingress", "/from"), ("/spec/egress", "/to")] {
+        for peer in list(policy, rules).iter().flat_map(|rule| list(rule, peers)) {
+            if peer.get("ipBlock").is_some() {
+                out.push(text(peer, "/ipBlock/cidr"));
+                out.extend(list(peer, "/ipBlock/except").iter().filter_map(Value::as_str));
+            }
+        }
+    }
+    out
 }
 
 fn port(port: &Value, path: &str, errors: &mut ErrorList) {
@@ -68,7 +83,7 @@ fn port(port: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
-fn peer(peer: &Value, path: &str, errors: &mut ErrorList) {
+fn peer(peer: &Value, known: &[&str], path: &str, errors: &mut ErrorList) {
     let mut given = 0;
     for field in ["podSelector", "namespaceSelector"] {
         if let Some(selector) = peer.get(field) {
@@ -77,7 +92,7 @@ fn peer(peer: &Value, path: &str, errors: &mut ErrorList) {
         }
     }
     if let Some(block) = peer.get("ipBlock") {
-        ip_block(block, &format!("{path}.ipBlock"), errors);
+        ip_block(block, known, &format!("{path}.ipBlock"), errors);
         if given > 0 {
             errors.forbidden(path, "may not specify both ipBlock and another peer");
         }
@@ -86,16 +101,21 @@ fn peer(peer: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
-fn ip_block(block: &Value, path: &str, errors: &mut ErrorList) {
+fn ip_block(block: &Value, known: &[&str], path: &str, errors: &mut ErrorList) {
     let (outer, at) = (text(block, "/cidr"), format!("{path}.cidr"));
     if !errors.present(&at, outer) {
         return;
     }
-    cidr(outer, &at, errors);
+    let checked = |network: &str, at: &str, errors: &mut ErrorList| {
+        if !known.contains(&network) {
+            cidr(network, at, errors);
+        }
+    };
+    checked(outer, &at, errors);
     let Some(outer) = parse_cidr(outer) else { return };
     for (i, except) in list(block, "/except").iter().enumerate() {
         let (except, at) = (except.as_str().unwrap_or(""), format!("{path}.except[{i}]"));
-        cidr(except, &at, errors);
+        checked(except, &at, errors);
         if parse_cidr(except).is_some_and(|inner| !is_strict_subset(inner, outer)) {
             errors.invalid(at, except, "must be a strict subset of `cidr`");
         }
