@@ -46,6 +46,9 @@ const BLOCK: usize = 4096;
 /// The end of a segment is kept for two records without blocks: the one that tells of the other segment's checkpoint, and the
 /// one that tells of this segment's, should a crash come before it was left.
 const KEPT_BYTES: usize = 2 * BLOCK;
+/// What is written without a sync is put into its place once it is so many times as long as a segment, as when redb moves half
+/// of its file: it would be in memory otherwise.
+const SPILL_SEGMENTS: usize = 4;
 
 /// How long redb's file is, in bytes.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +97,8 @@ struct Writer {
     last_needed: u64,
     /// The length and the checkpoint that the last record tells.
     told: (u64, u64),
+    /// Something was put into its place that no record tells of. Older ones must not be put over it.
+    spilled: bool,
     /// A write failed; what is on the disk shows only when it is opened anew.
     failed: bool,
     buffer: Vec<u8>,
@@ -160,6 +165,7 @@ impl<B: StorageBackend> Journal<B> {
             next_sequence: plan.next_sequence,
             last_needed: plan.checkpointed,
             told: (data_bytes, plan.checkpointed),
+            spilled: false,
             failed: false,
             buffer: Vec::new(),
         };
@@ -276,8 +282,13 @@ impl Writer {
     }
 
     fn try_sync<B: StorageBackend>(&mut self, shared: &Shared<B>) -> io::Result<()> {
-        if self.pending.is_empty() && self.told.0 == shared.length.bytes() {
+        if self.pending.is_empty() && self.told.0 == shared.length.bytes() && !self.spilled {
             return Ok(());
+        }
+        if self.spilled {
+            // The next record says that no older one is needed.
+            shared.desk.wait()?;
+            self.spilled = false;
         }
         let blocks = shared
             .overlay()
@@ -307,6 +318,20 @@ impl Writer {
         shared.desk.submit(blocks, self.next_sequence - 1);
         self.segment = 1 - self.segment;
         self.position = 0;
+        Ok(())
+    }
+
+    /// Has what was written put into its place, if that is much. It is free in what was synced last, or redb would not have
+    /// written there before a sync.
+    fn spill<B: StorageBackend>(&mut self, shared: &Shared<B>) -> io::Result<()> {
+        if shared.overlay().active() * BLOCK < SPILL_SEGMENTS * shared.head.segment_bytes() {
+            return Ok(());
+        }
+        shared.desk.wait()?;
+        let blocks = shared.overlay_mut().freeze();
+        shared.desk.submit(blocks, self.next_sequence - 1);
+        self.pending.clear();
+        self.spilled = true;
         Ok(())
     }
 
@@ -393,6 +418,7 @@ impl<B: StorageBackend> StorageBackend for Journal<B> {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
         let mut writer = self.writer();
+        writer.spill(&self.shared)?;
         let mut overlay = self.shared.overlay_mut();
         let (mut offset, mut data) = (offset, data);
         while !data.is_empty() {

@@ -23,6 +23,11 @@ impl Overlay {
         self.active.get(&number).or_else(|| self.frozen.get(&number))
     }
 
+    /// How many blocks were written since the last change of segments.
+    pub(super) fn active(&self) -> usize {
+        self.active.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.active.is_empty() && self.frozen.is_empty()
     }
