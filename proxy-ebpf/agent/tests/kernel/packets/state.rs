@@ -1,9 +1,12 @@
 //! What the programs remember: connections and their ends, clients, and ports.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use proxy_ebpf::{
-    connections::{Collector, plan::Flush},
+    connections::{
+        Collector,
+        plan::{AGAIN, Flush},
+    },
     inspect::connections,
     plan::Plan,
 };
@@ -283,25 +286,36 @@ pub(super) fn datagrams_end(bench: &mut Bench, net: &Net) {
         bench.run("node_ingress", &request) == (CONTINUE, request.clone())
     });
 
-    // As if a program had read the tables before the change and noted the connection after the flush.
-    bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+    // As if a program had read the tables before the change and noted the connection after the flush. Programs take less than
+    // the time after which it is repeated; whether this one does is up to the machine, so it may try again.
     let decoy = Packet::udp(&at(net.client, 55_002), &service_address);
     let noted = |bench: &Bench, packet: &Packet| {
         let entries = connections::read(&bench.dir, 0).expect("read the connections");
         let source = packet.source.to_string();
         entries.iter().any(|entry| entry.source == source)
     };
-    bench.run("node_ingress", &decoy);
-    assert!(noted(bench, &decoy));
-    let ports = service(net, Protocol::UDP, &[net.other_pod]);
-    let plan = bench.plan(ports);
-    flush(&plan);
-    wait("the table was looked through", || !noted(bench, &decoy));
-    assert!(to_pod(bench, net.local_pod), "the tables are the old ones");
-    bench.apply(&plan);
-    wait("what was noted too late is forgotten", || {
-        to_pod(bench, net.other_pod)
+    let noted_in_time = (0..20).any(|attempt| {
+        let plan = bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+        if attempt > 0 {
+            flush(&plan);
+        }
+        wait("datagrams go to the old backend", || to_pod(bench, net.local_pod));
+        bench.run("node_ingress", &decoy);
+        assert!(noted(bench, &decoy));
+        let plan = bench.plan(service(net, Protocol::UDP, &[net.other_pod]));
+        let flushed = Instant::now();
+        flush(&plan);
+        wait("the table was looked through", || !noted(bench, &decoy));
+        assert!(to_pod(bench, net.local_pod), "the tables are the old ones");
+        let in_time = flushed.elapsed() < AGAIN;
+        bench.apply(&plan);
+        if !in_time {
+            flush(&plan);
+        }
+        wait("what was noted is forgotten", || to_pod(bench, net.other_pod));
+        in_time
     });
+    assert!(noted_in_time, "nothing was ever noted in time");
 }
 
 /// Each connection to the same peer needs a port of its own; when there are no more, the packet is dropped and counted, and
