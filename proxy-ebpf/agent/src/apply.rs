@@ -6,7 +6,9 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
@@ -29,6 +31,9 @@ use crate::{
 };
 
 pub(crate) use prefixes::PrefixMap;
+
+/// From so many entries on two threads write them: the kernel locks them bucket by bucket.
+const PARALLEL_FROM: usize = 16 << 10;
 
 /// Why maps cannot be used, read or written.
 #[derive(Debug, Error)]
@@ -388,7 +393,7 @@ impl Map {
         })
     }
 
-    fn copy<K: Pod, V: Pod>(&self, dir: &Path) -> Result<(), MapsError> {
+    fn copy<K: Pod + Sync, V: Pod + Sync>(&self, dir: &Path) -> Result<(), MapsError> {
         Self::open::<K, V>(dir, self.name)?.update(&self.read::<K, V>()?)
     }
 
@@ -399,8 +404,19 @@ impl Map {
         })
     }
 
-    pub(crate) fn update<K: Pod, V: Pod>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
-        sys::update(self.fd(), entries).map_err(|source| match source.raw_os_error() {
+    pub(crate) fn update<K: Pod + Sync, V: Pod + Sync>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
+        let written = if entries.len() < PARALLEL_FROM {
+            sys::update(self.fd(), entries)
+        } else {
+            let (first, second) = entries.split_at(entries.len() / 2);
+            thread::scope(|scope| {
+                let other = scope.spawn(|| sys::update(self.fd(), second));
+                let written = sys::update(self.fd(), first);
+                let other = other.join().unwrap_or_else(|panic| resume_unwind(panic));
+                written.and(other)
+            })
+        };
+        written.map_err(|source| match source.raw_os_error() {
             Some(libc::E2BIG) => MapsError::Full {
                 name: self.name,
                 max_entries: self.max_entries,
