@@ -170,3 +170,26 @@ fn there_must_be_a_certificate_and_a_key() {
         assert_eq!(warnings("kubernetes.io/tls", certificate, key), [expect]);
     }
 }
+
+/// A wrapping within a wrapping and so on, as deep as a Secret is large, is no key, and takes no stack either.
+#[test]
+fn keys_are_wrapped_once() {
+    let long = |tag: u8, length: usize| {
+        let [.., a, b, c] = length.to_be_bytes();
+        vec![tag, 0x83, a, b, c]
+    };
+    let algorithm = [element(2, &[0]), sequence(&[element(6, EC)])].concat();
+    let key = elliptic(32, 1);
+    let (mut length, mut heads) = (key.len(), Vec::new());
+    while length < 700_000 {
+        let inner = [algorithm.clone(), long(4, length)].concat();
+        let head = [long(0x30, inner.len() + length), inner].concat();
+        length += head.len();
+        heads.push(head);
+    }
+    heads.reverse();
+    let nested = pem("PRIVATE KEY", &[heads.concat(), key].concat());
+    assert_eq!(warnings("kubernetes.io/tls", P256, &nested).len(), 1);
+    let twice = wrapped(EC, &wrapped(EC, &elliptic(32, 1)));
+    assert!(warnings("kubernetes.io/tls", P256, &pem("PRIVATE KEY", &twice))[0].ends_with(NO_KEY));
+}

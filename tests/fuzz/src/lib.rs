@@ -66,6 +66,7 @@ pub const TARGETS: &[Target] = &[
     target("store_journal", store::fuzzing::journal),
     target("store_log_record", store::fuzzing::log_record),
     target("strategic_merge", objects::strategic_merge),
+    target("tls_pair", objects::tls_pair),
     target("token_keys", apiserver::fuzzing::token_keys),
     target("watch_frames", apiserver::fuzzing::watch_frames),
     target("websocket", apiserver::fuzzing::websocket),

@@ -88,6 +88,28 @@ pub(crate) fn strategic_merge(data: &[u8]) {
     }
 }
 
+/// The DER of a key beside certificates of each kind, and of a certificate: the makers of TLS Secrets are told what is wrong.
+pub(crate) fn tls_pair(data: &[u8]) {
+    const CERTIFICATES: [&str; 3] = [
+        include_str!("../../../control-plane/api/tests/data/pairs/p256.pem"),
+        include_str!("../../../control-plane/api/tests/data/pairs/ed25519.pem"),
+        include_str!("../../../control-plane/api/tests/data/pairs/rsa2048.pem"),
+    ];
+    let resource = REGISTRY.find("", "v1", "secrets");
+    let resource = resource.expect("the kind is built in");
+    let text = STANDARD.encode(data);
+    let pem = |label: &str| format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n");
+    let (key, own) = (pem("PRIVATE KEY"), pem("CERTIFICATE"));
+    for certificate in CERTIFICATES.into_iter().chain([&*own]) {
+        let secret = json!({
+            "metadata": {"name": "a", "namespace": "b"},
+            "type": "kubernetes.io/tls",
+            "data": {"tls.crt": STANDARD.encode(certificate), "tls.key": STANDARD.encode(&key)},
+        });
+        assert!(resource.strategy.warnings(&secret, None).len() <= 1);
+    }
+}
+
 /// The DER of a certificate signing request, as the API takes it.
 pub(crate) fn certificate_request(data: &[u8]) {
     let resource = REGISTRY.find("certificates.k8s.io", "v1", "certificatesigningrequests");

@@ -74,36 +74,40 @@ fn check(certificate: &[u8], key: &[u8]) -> Result<(), String> {
 impl<'a> Private<'a> {
     /// Reads a key of PKCS#1, PKCS#8 or SEC 1.
     fn read(der: &'a [u8]) -> Result<Self, String> {
-        let unknown = || "tls: failed to parse private key".to_owned();
-        let parts = sequence(der).ok_or_else(unknown)?;
-        let key = match parts.as_slice() {
+        let found = sequence(der).and_then(|parts| match parts.as_slice() {
+            [version, algorithm, rest @ ..]
+                if version.tag() == Tag::Integer && algorithm.tag() == Tag::Sequence =>
+            {
+                Self::wrapped(algorithm.data, rest.first()?.data)
+            }
+            parts => Self::plain(parts),
+        });
+        found.ok_or_else(|| "tls: failed to parse private key".to_owned())
+    }
+
+    /// The key that the elements of PKCS#1 or SEC 1 are.
+    fn plain(parts: &[Any<'a>]) -> Option<Self> {
+        match parts {
             [version, second, ..] if version.tag() == Tag::Integer => match second.tag() {
                 Tag::Integer => Some(Private::Rsa(magnitude(second.data))),
                 Tag::OctetString => Some(Private::Elliptic(second.data)),
-                Tag::Sequence => return Self::wrapped(second.data, parts.get(2)),
                 _ => None,
             },
             _ => None,
-        };
-        key.ok_or_else(unknown)
+        }
     }
 
-    /// The key within PKCS#8.
-    fn wrapped(algorithm: &'a [u8], key: Option<&Any<'a>>) -> Result<Self, String> {
-        let unknown = || "tls: failed to parse private key".to_owned();
-        let (_, oid) = Oid::from_der(algorithm).map_err(|_| unknown())?;
-        let key = key.ok_or_else(unknown)?.data;
+    /// The key within PKCS#8, which is never wrapped again.
+    fn wrapped(algorithm: &'a [u8], key: &'a [u8]) -> Option<Self> {
+        let (_, oid) = Oid::from_der(algorithm).ok()?;
         if oid == OID_PKCS1_RSAENCRYPTION || oid == OID_KEY_TYPE_EC_PUBLIC_KEY {
-            return match Self::read(key)? {
-                inner @ (Private::Rsa(_) | Private::Elliptic(_)) => Ok(inner),
-                Private::Ed25519(_) => Err(unknown()),
-            };
+            return Self::plain(&sequence(key)?);
         }
         if oid == OID_SIG_ED25519 {
-            let (_, seed) = Any::from_der(key).map_err(|_| unknown())?;
-            return Ok(Private::Ed25519(seed.data));
+            let (_, seed) = Any::from_der(key).ok()?;
+            return Some(Private::Ed25519(seed.data));
         }
-        Err(unknown())
+        None
     }
 }
 
