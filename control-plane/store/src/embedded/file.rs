@@ -6,7 +6,6 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
-    sync::Arc,
 };
 
 use redb::{StorageBackend, backends::FileBackend};
@@ -169,7 +168,7 @@ pub(super) fn failed_to_open(path: &Path, error: Error) -> Error {
     match error {
         Error::Storage(source) => Error::Open {
             path: path.to_owned(),
-            source: source as Arc<_>,
+            source,
         },
         other => other,
     }

@@ -190,6 +190,10 @@ impl<B: StorageBackend> Journal<B> {
             shared.region.sync_data().map_err(io)?;
             writer.told.0 = last.header.len;
             writer.append(&shared, plan.checkpointed, &[]).map_err(io)?;
+        } else if let Some(len) = plan.len.filter(|len| *len != data_bytes) {
+            // It was changed with nobody syncing that, or a power cut undid the change. Every opening comes to the same.
+            shared.set_len(len).map_err(io)?;
+            writer.told.0 = len;
         }
         let shared = Arc::new(shared);
         let checkpointer = std::thread::Builder::new()

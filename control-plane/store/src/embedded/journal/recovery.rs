@@ -16,6 +16,8 @@ pub(super) struct Found<'a> {
 pub(super) struct Plan<'a> {
     /// In order; empty when everything is in its place.
     pub(super) replay: Vec<Record<'a>>,
+    /// How long the store is, in bytes; `None`: nobody has said so yet.
+    pub(super) len: Option<u64>,
     pub(super) segment: usize,
     /// Where the next record begins in the segment.
     pub(super) position: usize,
@@ -50,6 +52,7 @@ impl<'a> Found<'a> {
         let Some((&last, &(segment, at, record))) = self.records.last_key_value() else {
             return Ok(Plan {
                 replay: Vec::new(),
+                len: None,
                 segment: 0,
                 position: 0,
                 next_sequence: 1,
@@ -78,6 +81,7 @@ impl<'a> Found<'a> {
             } else {
                 Vec::new()
             },
+            len: Some(record.header.len),
             segment,
             position: at + record.encoded_len(),
             next_sequence: last + 1,

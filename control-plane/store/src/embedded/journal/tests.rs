@@ -163,6 +163,29 @@ fn what_is_cut_off_stays_away() {
     }
 }
 
+/// A length is as durable as content, also where a sync has nothing else to say.
+#[test]
+fn the_length_is_the_one_that_was_synced() {
+    let mut random = StdRng::seed_from_u64(4);
+    for bytes in [5, 12].map(|blocks| blocks * BLOCK as u64) {
+        for synced in [false, true].repeat(8) {
+            let disk = made();
+            let journal = open(&disk).unwrap();
+            journal.set_len(8 * BLOCK as u64).unwrap();
+            journal.write(0, &[1; BLOCK]).unwrap();
+            journal.close().unwrap();
+            let journal = open(&disk).unwrap();
+            journal.set_len(bytes).unwrap();
+            if synced {
+                journal.sync_data().unwrap();
+            }
+            let after = open(&disk.copy_after_power_cut(&mut random)).unwrap();
+            let expected = if synced { bytes } else { 8 * BLOCK as u64 };
+            assert_eq!(after.len().unwrap(), expected, "set to {bytes}, synced: {synced}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_synced_does_not_pile_up() {
     let disk = made();
