@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::config::{self, Config, Kind, Need, Network, PairChoice};
-use crate::ipam::{self, Ipam, Owner, Record, State};
+use crate::ipam::{self, Ipam, Ledger, Owner, Record, State};
 use crate::netlink::Socket;
 use crate::netns::Netns;
 use crate::request::{AttachmentId, Request};
@@ -78,16 +78,6 @@ fn add(
     let mut socket = Socket::open()?;
     let link = wiring::host_name(id);
     let pod = pod_uid.map(|uid| ipam::pod_tag(uid, &id.ifname));
-    for record in ipam.records()? {
-        match record.state {
-            State::Ready if record.link == link => return Err(Error::AlreadyAttached(id.to_string())),
-            // An earlier ADD was killed, and the runtime tries again without a DEL in between.
-            State::Pending if record.link == link => detach(&mut socket, &ipam, &record)?,
-            // An earlier sandbox of the pod: a runtime that makes another has given it up, whether its DEL came or not.
-            _ if pod.is_some() && record.pod == pod => detach(&mut socket, &ipam, &record)?,
-            _ => {}
-        }
-    }
     let owner = Owner {
         container_id: id.container_id.clone(),
         ifname: id.ifname.clone(),
@@ -96,11 +86,22 @@ fn add(
         netns_id: netns.id(),
     };
     let wanted = &network.runtime.ips;
-    let mut record = match ipam.reserve(&link, &owner, &network.ranges, wanted) {
+    let reserve = |ledger: Ledger<'_>| ledger.reserve(&link, &owner, &network.ranges, wanted);
+    let mut ledger = ipam.ledger()?;
+    let before = earlier(&ledger, id, &link, pod.as_deref())?;
+    if !before.is_empty() {
+        // Others need not wait while interfaces go.
+        drop(ledger);
+        for record in &before {
+            detach(&mut socket, &ipam, record)?;
+        }
+        ledger = ipam.ledger()?;
+    }
+    let mut record = match reserve(ledger) {
         Err(ipam::Error::Exhausted { .. } | ipam::Error::Taken { .. }) => {
             // Pods whose DEL never came must not starve those that run, nor keep an address from the pod that is to have it.
             detach_dead(&mut socket, &ipam, ipam.records()?)?;
-            ipam.reserve(&link, &owner, &network.ranges, wanted)?
+            reserve(ipam.ledger()?)?
         }
         reserved => reserved?,
     };
@@ -119,6 +120,27 @@ fn add(
         network.runtime.dns.as_ref().or(network.dns.as_ref()),
         config.prev_result.as_ref(),
     ))
+}
+
+/// The records that a new attachment takes the place of.
+fn earlier(
+    ledger: &Ledger<'_>,
+    id: &AttachmentId,
+    link: &str,
+    pod: Option<&str>,
+) -> Result<Vec<Record>, Error> {
+    let mut earlier = Vec::new();
+    for name in ledger.records() {
+        match name.state {
+            State::Ready if name.link == link => return Err(Error::AlreadyAttached(id.to_string())),
+            // An earlier ADD was killed, and the runtime tries again without a DEL in between.
+            State::Pending if name.link == link => earlier.extend(name.record()),
+            // An earlier sandbox of the pod: a runtime that makes another has given it up, whether its DEL came or not.
+            _ if pod.is_some() && name.pod == pod => earlier.extend(name.record()),
+            _ => {}
+        }
+    }
+    Ok(earlier)
 }
 
 /// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.

@@ -3,10 +3,9 @@
 //! A record is a directory entry whose *name* carries the addresses:
 //!
 //! ```text
-//! <dataDir>/<network>/lock
+//! <dataDir>/<network>/lock                                                   the addresses given last
 //! <dataDir>/<network>/<boot id>/ready_orl3f9…_10.244.0.5_fd00:10:244::5      done: the pod runs with these
 //! <dataDir>/<network>/<boot id>/pending_orl77a….41c…_10.244.0.6              ADD is under way, or was killed
-//! <dataDir>/<network>/<boot id>/cursor                                       the addresses given last
 //! ```
 //!
 //! Guarantees:
@@ -14,6 +13,7 @@
 //!   instructions leaves a whole record or none, and the record is there before the first interface is.
 //! * One listing of the directory is all that an allocation reads; files are opened only to tell dead attachments from
 //!   live ones.
+//! * No file is replaced: several file systems write one to the disk at once when another is renamed onto it.
 //! * Records of another boot count for nothing: their namespaces ended with that boot. As the boot id is part of the path,
 //!   whatever a power cut made of unsynced files is never looked at, so nothing here waits for a disk: a `kill` cannot
 //!   lose what was written, only the end of the boot can, and that voids it anyway.
@@ -21,10 +21,10 @@
 //! Only the choice of an address is serialised, by a lock on a file; all other steps are single atomic operations on a name
 //! that belongs to one attachment, and the specification forbids concurrent calls for one.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -129,28 +129,89 @@ impl Record {
                 format!("{name}_{address}")
             })
     }
+}
 
+/// A record's name, taken apart as far as nothing needs memory of its own: most records are looked at only to see that they
+/// are somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordName<'a> {
+    /// How far ADD came.
+    pub state: State,
+    /// As [`Record::link`].
+    pub link: &'a str,
+    /// As [`Record::pod`].
+    pub pod: Option<&'a str>,
+    addresses: &'a str,
+}
+
+impl<'a> RecordName<'a> {
     /// `None` for the other files of the directory.
-    fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.split('_');
-        let state = match parts.next()? {
+    fn parse(name: &'a str) -> Option<Self> {
+        let (state, rest) = name.split_once('_')?;
+        let state = match state {
             "pending" => State::Pending,
             "ready" => State::Ready,
             _ => return None,
         };
-        let names = parts.next()?;
+        let (names, addresses) = rest.split_once('_').unwrap_or((rest, ""));
         let (link, pod) = match names.split_once('.') {
-            Some((link, pod)) => (link, Some(pod.to_owned())),
+            Some((link, pod)) => (link, Some(pod)),
             None => (names, None),
         };
-        let link = link.to_owned();
-        let addresses = parts.map(|part| part.parse().ok()).collect::<Option<Vec<_>>>()?;
-        Some(Record {
+        Some(RecordName {
             state,
             link,
             pod,
             addresses,
         })
+    }
+
+    fn addresses(self) -> impl Iterator<Item = Option<IpAddr>> + 'a {
+        let parts = self.addresses.split('_').filter(|part| !part.is_empty());
+        parts.map(|part| part.parse().ok())
+    }
+
+    /// The whole record; `None` if its addresses are none: then this is no name of ours.
+    pub fn record(self) -> Option<Record> {
+        Some(Record {
+            state: self.state,
+            link: self.link.to_owned(),
+            pod: self.pod.map(str::to_owned),
+            addresses: self.addresses().collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// The names in a directory, one after the other.
+#[derive(Debug, Default)]
+struct Listing(String);
+
+impl Listing {
+    /// What ends a name, as none can contain it.
+    const END: char = '/';
+
+    /// Reads a directory; empty if it does not exist.
+    fn read(dir: &Path) -> Result<Self, Error> {
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            Err(source) => return Err(Error::io("list", dir)(source)),
+        };
+        let mut names = String::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io("list", dir))?.file_name();
+            names.push_str(&name.to_string_lossy());
+            names.push(Self::END);
+        }
+        Ok(Listing(names))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.split_terminator(Self::END)
+    }
+
+    fn records(&self) -> impl Iterator<Item = RecordName<'_>> {
+        self.names().filter_map(RecordName::parse)
     }
 }
 
@@ -206,34 +267,30 @@ impl Ipam {
         })
     }
 
-    /// Reserves one address of each range, as a pending record: the one in `wanted`, if that is in the range.
+    /// Takes the lock and lists the records.
     ///
     /// # Errors
-    /// [`Error::Exhausted`], [`Error::Taken`] or a failed file operation; none leaves a record.
-    pub fn reserve(
-        &self,
-        link: &str,
-        owner: &Owner,
-        ranges: &[Range],
-        wanted: &[IpAddr],
-    ) -> Result<Record, Error> {
-        let _lock = self.lock()?;
-        self.forget_other_boots()?;
-        let records = self.records()?;
-        let cursor = self.cursor();
-        let addresses = allocate(ranges, &records, &cursor, wanted)?;
-        let record = Record {
-            state: State::Pending,
-            link: link.to_owned(),
-            pod: owner.pod_uid.as_ref().map(|uid| pod_tag(uid, &owner.ifname)),
-            addresses,
+    /// The directory cannot be made or listed.
+    pub fn ledger(&self) -> Result<Ledger<'_>, Error> {
+        let path = self.network_dir.join("lock");
+        let open = || {
+            let mut options = File::options();
+            options.create(true).truncate(false).read(true).write(true);
+            options.open(&path)
         };
-        let content = serde_json::to_vec(owner).expect("a record's owner is plain data");
-        self.replace(&record.file_name(), &content)?;
-        // Being killed before this only means that the next attachment looks at a taken address first.
-        let cursor: Vec<String> = record.addresses.iter().map(IpAddr::to_string).collect();
-        self.replace("cursor", cursor.join("\n").as_bytes())?;
-        Ok(record)
+        let lock = open().or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => fs::create_dir_all(&self.network_dir).and_then(|()| open()),
+            _ => Err(error),
+        });
+        let lock = lock.map_err(Error::io("open", &path))?;
+        // The kernel drops the lock with the descriptor, also when the process is killed.
+        lock.lock().map_err(Error::io("lock", &path))?;
+        self.forget_other_boots()?;
+        Ok(Ledger {
+            ipam: self,
+            lock,
+            listing: Listing::read(&self.boot_dir)?,
+        })
     }
 
     /// Marks a pending record as done.
@@ -272,8 +329,8 @@ impl Ipam {
     /// # Errors
     /// The directory cannot be listed.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
-        let names = list(&self.boot_dir)?;
-        Ok(names.iter().filter_map(|name| Record::parse(name)).collect())
+        let listing = Listing::read(&self.boot_dir)?;
+        Ok(listing.records().filter_map(RecordName::record).collect())
     }
 
     /// The attachment's record, whatever its state.
@@ -325,103 +382,128 @@ impl Ipam {
     /// # Errors
     /// What stands in the way of an ADD.
     pub fn check_room(&self, ranges: &[Range]) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        let mut records = self.records()?;
-        if allocate(ranges, &records, &[], &[]).is_err() {
-            let dead = self.dead(records.clone())?;
-            records.retain(|record| !dead.contains(record));
+        let ledger = self.ledger()?;
+        let held = ledger.held();
+        if allocate(ranges, held, &[], &[]).is_ok() {
+            return Ok(());
         }
-        allocate(ranges, &records, &[], &[]).map(drop)
+        let records = self.records()?;
+        let dead = self.dead(records.clone())?;
+        let alive = records.iter().filter(|record| !dead.contains(record));
+        let held = alive.flat_map(|record| record.addresses.iter().copied());
+        allocate(ranges, held.collect(), &[], &[]).map(drop)
     }
 
-    fn lock(&self) -> Result<File, Error> {
-        fs::create_dir_all(&self.boot_dir).map_err(Error::io("create", &self.boot_dir))?;
-        let path = self.network_dir.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        // The kernel drops the lock with the descriptor, also when the process is killed.
-        file.lock().map_err(Error::io("lock", &path))?;
-        Ok(file)
-    }
-
+    /// Leaves this boot's directory alone below the network's, and makes it if it is not there.
     fn forget_other_boots(&self) -> Result<(), Error> {
-        for name in list(&self.network_dir)? {
-            let path = self.network_dir.join(&name);
+        let mut is_there = false;
+        for name in Listing::read(&self.network_dir)?.names() {
+            if name == "lock" {
+                continue;
+            }
+            let path = self.network_dir.join(name);
+            if path == self.boot_dir {
+                is_there = true;
             // Only folders are boots: what somebody has laid beside them is neither ours nor in the way.
-            if path != self.boot_dir && path.is_dir() {
+            } else if path.is_dir() {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
-        Ok(())
+        if is_there {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.boot_dir).map_err(Error::io("create", &self.boot_dir))
+    }
+}
+
+/// The records while nobody else can reserve an address.
+#[derive(Debug)]
+pub struct Ledger<'a> {
+    ipam: &'a Ipam,
+    /// Locked, and holds the addresses given last, a line each up to an empty one.
+    lock: File,
+    listing: Listing,
+}
+
+impl Ledger<'_> {
+    /// All records of this boot.
+    pub fn records(&self) -> impl Iterator<Item = RecordName<'_>> {
+        self.listing.records()
     }
 
-    fn cursor(&self) -> Vec<IpAddr> {
-        let text = fs::read_to_string(self.boot_dir.join("cursor")).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
-    }
-
-    /// Makes or replaces a file in one step. Only under the lock: the temporary name is fixed, so that the next caller
-    /// overwrites what a killed one left.
-    fn replace(&self, name: &str, content: &[u8]) -> Result<(), Error> {
-        let temporary = self.boot_dir.join("temporary");
+    /// Reserves one address of each range, as a pending record: the one in `wanted`, if that is in the range.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], [`Error::Taken`] or a failed file operation; none leaves a record.
+    pub fn reserve(
+        self,
+        link: &str,
+        owner: &Owner,
+        ranges: &[Range],
+        wanted: &[IpAddr],
+    ) -> Result<Record, Error> {
+        let record = Record {
+            state: State::Pending,
+            link: link.to_owned(),
+            pod: owner.pod_uid.as_ref().map(|uid| pod_tag(uid, &owner.ifname)),
+            addresses: allocate(ranges, self.held(), &self.cursor(), wanted)?,
+        };
+        let content = serde_json::to_vec(owner).expect("a record's owner is plain data");
+        // The temporary name is fixed, so that the next caller overwrites what a killed one left.
+        let temporary = self.ipam.boot_dir.join("temporary");
         fs::write(&temporary, content).map_err(Error::io("write", &temporary))?;
-        let path = self.boot_dir.join(name);
-        fs::rename(&temporary, &path).map_err(Error::io("create", &path))
+        let path = self.ipam.boot_dir.join(record.file_name());
+        fs::rename(&temporary, &path).map_err(Error::io("create", &path))?;
+        // Being killed before this only means that the next attachment looks at a taken address first.
+        let mut cursor: String = record
+            .addresses
+            .iter()
+            .map(|address| format!("{address}\n"))
+            .collect();
+        cursor.push('\n');
+        let written = self.lock.write_all_at(cursor.as_bytes(), 0);
+        written.map_err(Error::io("write", &self.ipam.network_dir.join("lock")))?;
+        Ok(record)
+    }
+
+    /// The addresses given last. A file that says something else, such as after a power cut, is as good as an empty one.
+    fn cursor(&self) -> Vec<IpAddr> {
+        let mut text = [0; 128];
+        let length = self.lock.read_at(&mut text, 0).unwrap_or_default();
+        let text = str::from_utf8(&text[..length]).unwrap_or_default();
+        let lines = text.lines().take_while(|line| !line.is_empty());
+        lines.filter_map(|line| line.parse().ok()).collect()
+    }
+
+    fn held(&self) -> Vec<IpAddr> {
+        self.records().flat_map(RecordName::addresses).flatten().collect()
     }
 }
 
 /// One address of each range, the wanted one or else one after the cursor's; pure.
 fn allocate(
     ranges: &[Range],
-    records: &[Record],
+    mut held: Vec<IpAddr>,
     cursor: &[IpAddr],
     wanted: &[IpAddr],
 ) -> Result<Vec<IpAddr>, Error> {
-    let used: HashSet<IpAddr> = records
-        .iter()
-        .flat_map(|record| record.addresses.iter().copied())
-        .collect();
+    held.sort_unstable();
     ranges
         .iter()
         .map(|&range| {
             if let Some(&address) = wanted.iter().find(|&&address| range.contains(address)) {
-                let taken = used.contains(&address);
-                return if taken {
-                    Err(Error::Taken { address })
-                } else {
-                    Ok(address)
+                return match held.binary_search(&address) {
+                    Ok(_) => Err(Error::Taken { address }),
+                    Err(_) => Ok(address),
                 };
             }
             let last = cursor.iter().copied().find(|&address| range.contains(address));
-            range.next_free(&used, last).ok_or_else(|| Error::Exhausted {
+            range.next_free(&held, last).ok_or_else(|| Error::Exhausted {
                 range,
-                held: used.iter().filter(|&&address| range.contains(address)).count(),
+                held: held.iter().filter(|&&address| range.contains(address)).count(),
             })
         })
         .collect()
-}
-
-/// The names in a directory; none if it does not exist.
-fn list(dir: &Path) -> Result<Vec<String>, Error> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => {
-            return Err(Error::Io {
-                operation: "list",
-                path: dir.to_owned(),
-                source,
-            });
-        }
-    };
-    entries
-        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(Error::io("list", dir))
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub enum PairKind {
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
+    /// What the kernel answers lands here, exchange after exchange.
+    received: Vec<u8>,
 }
 
 impl Socket {
@@ -111,7 +113,11 @@ impl Socket {
             operation: "cannot open a netlink socket".to_owned(),
             source,
         })?;
-        Ok(Socket { socket, sequence: 0 })
+        Ok(Socket {
+            socket,
+            sequence: 0,
+            received: Vec::with_capacity(DATAGRAM_BYTES_MAX),
+        })
     }
 
     /// Makes the pair, the pod end inside `netns`, both ends down. Returns the node end's index.
@@ -315,11 +321,11 @@ impl Socket {
         let mut answers = Vec::new();
         let mut failure = None;
         while let Some((_, waiting_for)) = pending.front() {
-            let mut bytes = Vec::with_capacity(DATAGRAM_BYTES_MAX);
+            self.received.clear();
             self.socket
-                .recv(&mut bytes, 0)
+                .recv(&mut self.received, 0)
                 .map_err(|source| failed(waiting_for, source))?;
-            let mut rest = &bytes[..];
+            let mut rest = &self.received[..];
             while !rest.is_empty() {
                 let invalid = |reason: String| {
                     failed(&pending[0].1, io::Error::new(io::ErrorKind::InvalidData, reason))

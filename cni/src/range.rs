@@ -1,6 +1,5 @@
 //! A range of pod addresses and the choice of the next free one. Pure.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -29,11 +28,11 @@ impl Range {
             && (FIRST_OFFSET..FIRST_OFFSET + self.capacity()).contains(&self.offset(address))
     }
 
-    /// The next free address after `cursor`, wrapping round; `None` when all are used.
+    /// The next free address after `cursor`, wrapping round; `None` when all are used. `used` is sorted.
     ///
     /// Going round robin leaves an address that was just freed alone for as long as possible, so that peers which still
     /// hold connections or neighbour entries to the pod that had it do not reach another pod.
-    pub fn next_free(&self, used: &HashSet<IpAddr>, cursor: Option<IpAddr>) -> Option<IpAddr> {
+    pub fn next_free(&self, used: &[IpAddr], cursor: Option<IpAddr>) -> Option<IpAddr> {
         let capacity = self.capacity();
         let start = match cursor {
             Some(address) if self.contains(address) => self.offset(address).saturating_sub(FIRST_OFFSET) + 1,
@@ -43,7 +42,7 @@ impl Range {
         let attempts = capacity.min(used.len() as u128 + 1);
         (0..attempts)
             .map(|step| self.at(FIRST_OFFSET + (start + step) % capacity))
-            .find(|address| !used.contains(address))
+            .find(|address| used.binary_search(address).is_err())
     }
 
     /// How many addresses can be given to pods.
@@ -129,7 +128,8 @@ mod tests {
 
     fn next(range: &str, used: &[&str], cursor: Option<&str>) -> Option<String> {
         let range: Range = range.parse().unwrap();
-        let used = used.iter().map(|text| ip(text)).collect();
+        let mut used: Vec<_> = used.iter().map(|text| ip(text)).collect();
+        used.sort_unstable();
         range
             .next_free(&used, cursor.map(ip))
             .map(|address| address.to_string())
@@ -178,10 +178,12 @@ mod tests {
     #[test]
     fn a_full_range_is_walked_once() {
         let range: Range = "10.1.0.0/24".parse().unwrap();
-        let mut used = HashSet::new();
+        let mut used = Vec::new();
         let mut cursor = None;
         while let Some(address) = range.next_free(&used, cursor) {
-            assert!(range.contains(address) && used.insert(address));
+            let place = used.binary_search(&address).expect_err("it is free");
+            assert!(range.contains(address));
+            used.insert(place, address);
             cursor = Some(address);
         }
         assert_eq!(used.len() as u128, range.capacity());

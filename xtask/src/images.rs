@@ -47,7 +47,7 @@ pub(crate) fn build(out_dir: &Path) -> Result<Images> {
 /// of its image onto nodes that may have others.
 pub(crate) fn programs(directory: &Path, out_dir: &Path) -> Result<Images> {
     let mut proxy = program_image(directory, "proxy-ebpf")?;
-    let plugin = static_program("orlop-cni")?;
+    let plugin = build::plugin()?;
     proxy.add("opt/cni/bin/orlop-cni", Entry::File(plugin, 0o755));
     let images = [
         ("control-plane", program_image(directory, "control-plane")?),

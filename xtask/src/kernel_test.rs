@@ -93,7 +93,7 @@ fn script(options: &Options, programs: &[TestProgram]) -> String {
         for program in rest.into_iter().filter(|program| program.name != "memory") {
             // Of another package only what has to do with kernels: the rest needs a whole Debian.
             let filter = match program.package {
-                PLUGIN => NETKIT,
+                build::PLUGIN => NETKIT,
                 _ => filter.as_str(),
             };
             lines.push(format!("{} --test-threads=1 {filter} || failed=1", path(program)));
@@ -102,8 +102,7 @@ fn script(options: &Options, programs: &[TestProgram]) -> String {
     lines.join("\n")
 }
 
-/// The network plugin's package, and which of its tests are about the kernel.
-const PLUGIN: &str = "orlop-cni";
+/// Which of the network plugin's tests are about the kernel.
 const NETKIT: &str = "netkit";
 
 /// An executable of one of the packages that are tested.
@@ -121,7 +120,7 @@ fn test_programs() -> Result<Vec<TestProgram>> {
     if !programs.iter().any(|program| program.name == "verifier") {
         bail!("proxy-ebpf has no test target `verifier`");
     }
-    programs.extend(programs_of(PLUGIN)?);
+    programs.extend(programs_of(build::PLUGIN)?);
     Ok(programs)
 }
 

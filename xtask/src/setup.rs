@@ -8,6 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::build;
+
 /// A program that something here calls, and the Debian package that has it.
 struct Tool {
     program: &'static str,
@@ -157,7 +159,26 @@ const CLIENT_TOOLS: &[Tool] = &[
 
 /// Installs what the build needs.
 pub(crate) fn for_build() -> Result<()> {
-    install(BUILD_TOOLS)
+    install(BUILD_TOOLS)?;
+    let target = build::static_target();
+    let has = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", &target])
+        .current_dir(build::root())
+        .output()
+        .context("start rustc")?;
+    if Path::new(String::from_utf8_lossy(&has.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    println!(
+        "missing: the standard library for {target}, which the network plugin is linked with: adding it with rustup"
+    );
+    let mut add = Command::new("rustup");
+    add.args(["target", "add", &target]).current_dir(build::root());
+    let status = add.status().context("start rustup")?;
+    if !status.success() {
+        bail!("`rustup target add {target}` failed ({status})");
+    }
+    Ok(())
 }
 
 /// Installs what the tests need beyond that.

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::*;
 use crate::netns::Netns;
 
@@ -38,7 +40,8 @@ fn names_round_trip() {
             addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         },
     ] {
-        assert_eq!(Record::parse(&record.file_name()), Some(record));
+        let parsed = RecordName::parse(&record.file_name()).and_then(RecordName::record);
+        assert_eq!(parsed, Some(record));
     }
     for other in [
         "cursor",
@@ -47,7 +50,11 @@ fn names_round_trip() {
         "ready_x_notanaddress",
         "done_x_10.0.0.1",
     ] {
-        assert_eq!(Record::parse(other), None, "{other}");
+        assert_eq!(
+            RecordName::parse(other).and_then(RecordName::record),
+            None,
+            "{other}"
+        );
     }
 }
 
@@ -56,7 +63,11 @@ fn a_record_goes_from_pending_to_ready_to_free() {
     let dir = tempfile::tempdir().unwrap();
     let netns = Netns::current().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
-    let mut record = ipam.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
+    let mut record = ipam
+        .ledger()
+        .unwrap()
+        .reserve("orl1", &owner("a", &netns), &ranges(), &[])
+        .unwrap();
     assert_eq!(addresses(&record), ["10.0.0.2", "fd00::2"]);
     assert_eq!(ipam.find("orl1").unwrap().unwrap().state, State::Pending);
     ipam.commit(&mut record).unwrap();
@@ -76,6 +87,8 @@ fn a_freed_address_is_given_again_last() {
     let mut given = Vec::new();
     for n in 0..7 {
         let record = ipam
+            .ledger()
+            .unwrap()
             .reserve(&format!("orl{n}"), &owner("a", &netns), &ranges(), &[])
             .unwrap();
         given.push(addresses(&record)[0].clone());
@@ -96,10 +109,14 @@ fn a_full_range_is_an_error_that_names_it() {
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     for n in 0..5 {
         ipam.check_room(&ranges()).unwrap();
-        ipam.reserve(&format!("orl{n}"), &owner("a", &netns), &ranges(), &[])
+        ipam.ledger()
+            .unwrap()
+            .reserve(&format!("orl{n}"), &owner("a", &netns), &ranges(), &[])
             .unwrap();
     }
     let error = ipam
+        .ledger()
+        .unwrap()
         .reserve("orl9", &owner("a", &netns), &ranges(), &[])
         .unwrap_err();
     assert_eq!(
@@ -115,13 +132,19 @@ fn attachments_whose_namespace_is_gone_are_dead() {
     let dir = tempfile::tempdir().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     let (alive, gone) = (Netns::current().unwrap(), Netns::anonymous().unwrap());
-    ipam.reserve("orl1", &owner("a", &alive), &ranges(), &[]).unwrap();
+    ipam.ledger()
+        .unwrap()
+        .reserve("orl1", &owner("a", &alive), &ranges(), &[])
+        .unwrap();
     // A path that no later file of this process can take over.
     let gone = Owner {
         netns: "/nonexistent/netns".into(),
         ..owner("b", &gone)
     };
-    ipam.reserve("orl2", &gone, &ranges(), &[]).unwrap();
+    ipam.ledger()
+        .unwrap()
+        .reserve("orl2", &gone, &ranges(), &[])
+        .unwrap();
     let dead = ipam.dead(ipam.records().unwrap()).unwrap();
     assert_eq!(
         dead.iter().map(|record| record.link.as_str()).collect::<Vec<_>>(),
@@ -140,7 +163,11 @@ fn other_boots_count_for_nothing_and_are_removed() {
     fs::write(old.join("temporary"), "{\"conta").unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     assert_eq!(ipam.find("orl1").unwrap(), None);
-    let record = ipam.reserve("orl2", &owner("a", &netns), &ranges(), &[]).unwrap();
+    let record = ipam
+        .ledger()
+        .unwrap()
+        .reserve("orl2", &owner("a", &netns), &ranges(), &[])
+        .unwrap();
     assert_eq!(addresses(&record), ["10.0.0.2", "fd00::2"]);
     assert!(!old.exists());
 }
@@ -153,8 +180,14 @@ fn networks_do_not_see_each_other() {
         Ipam::new(dir.path(), "a").unwrap(),
         Ipam::new(dir.path(), "b").unwrap(),
     );
-    a.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
-    b.reserve("orl2", &owner("b", &netns), &ranges(), &[]).unwrap();
+    a.ledger()
+        .unwrap()
+        .reserve("orl1", &owner("a", &netns), &ranges(), &[])
+        .unwrap();
+    b.ledger()
+        .unwrap()
+        .reserve("orl2", &owner("b", &netns), &ranges(), &[])
+        .unwrap();
     assert_eq!(a.records().unwrap().len(), 1);
     assert_eq!(b.find("orl1").unwrap(), None);
 }
@@ -170,7 +203,9 @@ fn concurrent_reservations_never_share_an_address() {
             let (ipam, ranges, netns) = (&ipam, &ranges, &netns);
             scope.spawn(move || {
                 for n in 0..25 {
-                    ipam.reserve(&format!("orl{worker}x{n}"), &owner("a", netns), ranges, &[])
+                    ipam.ledger()
+                        .unwrap()
+                        .reserve(&format!("orl{worker}x{n}"), &owner("a", netns), ranges, &[])
                         .unwrap();
                 }
             });
@@ -190,7 +225,11 @@ fn a_wanted_address_is_given_or_refused() {
     let netns = Netns::current().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
     let wanted = ["10.0.0.5".parse().unwrap()];
-    let reserve = |link: &str| ipam.reserve(link, &owner("a", &netns), &ranges(), &wanted);
+    let reserve = |link: &str| {
+        ipam.ledger()
+            .unwrap()
+            .reserve(link, &owner("a", &netns), &ranges(), &wanted)
+    };
     assert_eq!(addresses(&reserve("orl1").unwrap()), ["10.0.0.5", "fd00::2"]);
     let error = reserve("orl2").unwrap_err();
     assert!(matches!(error, Error::Taken { .. }), "{error}");
@@ -202,7 +241,10 @@ fn what_others_have_laid_into_the_folders_is_in_nobodys_way() {
     let dir = tempfile::tempdir().unwrap();
     let netns = Netns::current().unwrap();
     let ipam = Ipam::new(dir.path(), "net").unwrap();
-    ipam.reserve("orl1", &owner("a", &netns), &ranges(), &[]).unwrap();
+    ipam.ledger()
+        .unwrap()
+        .reserve("orl1", &owner("a", &netns), &ranges(), &[])
+        .unwrap();
     fs::write(dir.path().join("net/notes"), "not a boot").unwrap();
     let boot = fs::read_dir(dir.path().join("net"))
         .unwrap()
@@ -210,9 +252,34 @@ fn what_others_have_laid_into_the_folders_is_in_nobodys_way() {
         .find(|path| path.is_dir())
         .unwrap();
     fs::write(boot.join("pending_orl2_10.0.0.3_fd00::3"), "not an owner").unwrap();
-    let record = ipam.reserve("orl3", &owner("b", &netns), &ranges(), &[]).unwrap();
+    let record = ipam
+        .ledger()
+        .unwrap()
+        .reserve("orl3", &owner("b", &netns), &ranges(), &[])
+        .unwrap();
     // Its name says that the address is held, whatever it contains.
     assert_eq!(addresses(&record), ["10.0.0.4", "fd00::4"]);
     assert_eq!(ipam.dead(ipam.records().unwrap()).unwrap(), []);
     assert!(dir.path().join("net/notes").exists());
+}
+
+#[test]
+fn whatever_the_lock_file_says_there_is_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let netns = Netns::current().unwrap();
+    let ipam = Ipam::new(dir.path(), "net").unwrap();
+    fs::create_dir_all(dir.path().join("net")).unwrap();
+    let reserve = |link: &str, last: &[u8]| {
+        fs::write(dir.path().join("net/lock"), last).unwrap();
+        let ledger = ipam.ledger().unwrap();
+        let record = ledger.reserve(link, &owner("a", &netns), &ranges(), &[]);
+        addresses(&record.unwrap())
+    };
+    assert_eq!(reserve("orl1", &[0xff; 300]), ["10.0.0.2", "fd00::2"]);
+    assert_eq!(reserve("orl2", b"10.0.0.4\nfd00:"), ["10.0.0.5", "fd00::3"]);
+    // What follows the empty line is left of longer ones.
+    assert_eq!(
+        reserve("orl3", b"fd00::7\n\n0.0.2\n10.0.0.5\n"),
+        ["10.0.0.3", "fd00::8"]
+    );
 }

@@ -103,7 +103,7 @@ fn status_reports_an_unwritable_directory() {
     let (code, message) = node.run("STATUS", "", None, &node.config).unwrap_err();
     assert_eq!(code, 5);
     assert!(
-        message.contains("cannot create") && message.contains("file/below"),
+        message.contains("cannot open") && message.contains("file/below"),
         "{message}"
     );
 }
