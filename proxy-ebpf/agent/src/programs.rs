@@ -124,6 +124,9 @@ pub struct Features {
     pub kernel_connect_overwrites: bool,
     /// Whether sockets are translated at all; a wish of whoever runs the node.
     pub translate_sockets: bool,
+    /// Programs see the sockets of all processes: they are attached to the root of the hierarchy of cgroups. [`install`] and
+    /// [`grow`] find out.
+    pub all_processes: bool,
     /// Number of entries of each family's table of connections, where it does not exist yet. A connection has two.
     pub conntrack_entries: u32,
     /// Number of frontends of each family that there is room for where the maps do not exist yet, and half the number of backends
@@ -171,6 +174,7 @@ impl Default for Features {
             ipv6_checksum_flag: false,
             kernel_connect_overwrites: false,
             translate_sockets: true,
+            all_processes: false,
             conntrack_entries: *CONNTRACK_ENTRIES.start() as u32,
             frontends: FRONTENDS_UNKNOWN,
         }
@@ -218,6 +222,7 @@ impl Features {
             ipv6_checksum_flag: at_least(6, 16),
             kernel_connect_overwrites,
             translate_sockets: true,
+            all_processes: false,
             conntrack_entries: entries.clamp(*CONNTRACK_ENTRIES.start(), *CONNTRACK_ENTRIES.end()) as u32,
             frontends: FRONTENDS_UNKNOWN,
         })
@@ -251,6 +256,7 @@ pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<PacketP
     if let Err(error) = sys::raise_memlock_limit() {
         debug!(%error, "the limit on locked memory stays; kernels before 5.11 may refuse large maps");
     }
+    let features = target.seen_by(features);
     let mut ebpf = load(&pins.maps(), features, &[])?;
     let packets = attach_all(&mut ebpf, pins, &target, features)?;
     drop(ebpf);
@@ -271,6 +277,7 @@ pub fn grow(
     rooms: &[Room],
 ) -> Result<PacketPrograms, ProgramsError> {
     let target = Cgroup::open(cgroup)?;
+    let features = target.seen_by(features);
     let dir = pins.growing()?;
     let names: Vec<_> = rooms.iter().map(|room| room.name).collect();
     pins.link_maps_except(&names, &dir)?;
@@ -348,6 +355,16 @@ impl Cgroup {
             id,
         })
     }
+
+    /// What programs that are attached here see of the node's processes. A container's own hierarchy has another root.
+    fn seen_by(&self, features: Features) -> Features {
+        /// Inode number of the root of a hierarchy.
+        const ROOT: u64 = 1;
+        Features {
+            all_processes: self.id == ROOT,
+            ..features
+        }
+    }
 }
 
 /// Creates the maps that are not pinned in `dir` yet; `rooms` are the sizes of some of them. No program is loaded yet.
@@ -357,6 +374,9 @@ pub fn load(dir: &Path, features: Features, rooms: &[Room]) -> Result<Ebpf, Prog
     let ipv6_checksum_flag = u32::from(features.ipv6_checksum_flag);
     let kernel_connect_overwrites = u32::from(features.kernel_connect_overwrites);
     let socket_path = u32::from(features.translate_sockets);
+    let has_node_by_packets =
+        !features.translate_sockets || features.kernel_connect_overwrites || !features.all_processes;
+    let node_by_packets = u32::from(has_node_by_packets);
     let mut loader = EbpfLoader::new();
     loader
         // Why a program is refused, and how much the verifier has looked at; not each instruction of a hundred thousand.
@@ -368,6 +388,7 @@ pub fn load(dir: &Path, features: Features, rooms: &[Room]) -> Result<Ebpf, Prog
         .override_global("HAS_IPV6_CHECKSUM_FLAG", &ipv6_checksum_flag, true)
         .override_global("KERNEL_CONNECT_OVERWRITES", &kernel_connect_overwrites, true)
         .override_global("SOCKET_PATH", &socket_path, true)
+        .override_global("NODE_BY_PACKETS", &node_by_packets, true)
         .map_max_entries(maps::CONNTRACK4, features.conntrack_entries)
         .map_max_entries(maps::CONNTRACK6, features.conntrack_entries)
         .default_map_pin_directory(dir);

@@ -64,6 +64,9 @@ impl ConntrackFlags {
     /// Of a [`Self::REPLY`] entry: nothing is translated. What comes is of a connection that was there before, past the
     /// Services; the entry keeps its ports from others.
     pub const RESERVED: Self = Self(1 << 14);
+    /// Of a [`Self::DIRECT`] connection: a process of the node has opened it. No program sees its packets before the node's
+    /// routing, so they are told from others by having neither arrived anywhere nor been translated.
+    pub const OF_NODE: Self = Self(1 << 15);
 
     /// Whether any bit of `other` is set.
     pub const fn intersects(self, other: Self) -> bool {

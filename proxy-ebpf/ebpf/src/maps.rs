@@ -77,6 +77,16 @@ pub(crate) fn kernel_connect_overwrites() -> bool {
     unsafe { core::ptr::read_volatile(&raw const KERNEL_CONNECT_OVERWRITES) != 0 }
 }
 
+/// Whether there may be processes of the node that reach Services by packets. Set by the agent before loading.
+#[unsafe(no_mangle)]
+static NODE_BY_PACKETS: u32 = 1;
+
+#[inline(always)]
+pub(crate) fn node_by_packets() -> bool {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const NODE_BY_PACKETS) != 0 }
+}
+
 /// Whether the kernel has `bpf_set_retval`. Set by the agent before loading; the verifier then removes the other branch, so
 /// that an older kernel never sees the helper.
 #[unsafe(no_mangle)]

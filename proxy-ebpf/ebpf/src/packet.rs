@@ -15,6 +15,11 @@
 //! its new source is this node's own address. On the way out of a pod such a packet may also be left as it is, since
 //! `node_egress` or `pod_ingress` will see it again.
 //!
+//! What is not translated is told from what already is by where it is seen: first, as it was sent. Of what the node's own
+//! processes send only `node_egress` and `pod_ingress` know, which see translated packets too; there it is what has not
+//! arrived by any device and has no mark of `node_egress`. Where all such processes reach Services by their sockets, none of
+//! this is looked at.
+//!
 //! NetworkPolicy has its place in [`hooks`] before the lookup of the connection (what a pod sends) and in
 //! [`forward::to_pod`] (what it gets); a consistent hash in [`balance`], direct server return in [`connect`], and XDP would
 //! be a fifth hook over the same functions.

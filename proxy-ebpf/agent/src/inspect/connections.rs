@@ -117,6 +117,7 @@ fn flags(flags: ConntrackFlags) -> Vec<&'static str> {
         (ConntrackFlags::HAIRPIN, "hairpin"),
         (ConntrackFlags::MASQUERADE, "masquerade"),
         (ConntrackFlags::DIRECT, "direct"),
+        (ConntrackFlags::OF_NODE, "of-node"),
         (ConntrackFlags::RESERVED, "reserved"),
     ];
     let set = names.into_iter().filter(|(flag, _)| flags.contains(*flag));

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
     process::Command,
     sync::Arc,
@@ -179,16 +179,8 @@ impl Namespace {
     pub(crate) fn open_by(&self, port: u16, address: &str) -> io::Result<(Seen, Talk)> {
         let address: SocketAddr = address.parse().expect("an address");
         self.run(|| {
-            let (family, any): (_, SocketAddr) = if address.is_ipv4() {
-                (AddressFamily::Inet, ([0, 0, 0, 0], port).into())
-            } else {
-                (AddressFamily::Inet6, (Ipv6Addr::UNSPECIFIED, port).into())
-            };
-            let flags = SockFlag::SOCK_CLOEXEC;
-            let socket = socket::socket(family, SockType::Stream, flags, None)?;
-            socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+            let socket = bind(SockType::Stream, port, address)?;
             socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT_S))?;
-            socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
             socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
             greet(socket.into(), address)
         })
@@ -196,12 +188,20 @@ impl Namespace {
 
     /// Sends a datagram from a socket that is connected, so that errors reach it, and returns the same.
     pub(crate) fn ask(&self, address: &str, length: usize) -> io::Result<Seen> {
+        self.asking_by(0, address)?(length)
+    }
+
+    /// The same, as often as one likes, from a port that other sockets may have too; zero: any.
+    pub(crate) fn asking_by(
+        &self,
+        port: u16,
+        address: &str,
+    ) -> io::Result<impl Fn(usize) -> io::Result<Seen>> {
         let address: SocketAddr = address.parse().expect("an address");
-        self.run(|| {
-            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            let socket = UdpSocket::bind(any)?;
-            socket.set_read_timeout(Some(TIMEOUT))?;
-            socket.connect(address)?;
+        let socket: UdpSocket = self.run(|| bind(SockType::Datagram, port, address))?.into();
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.connect(address)?;
+        Ok(move |length| {
             let sent: Vec<u8> = (0..length).map(|index| index as u8).collect();
             socket.send(&sent)?;
             let mut buffer = vec![0; 2 * LARGE_DATAGRAM];
@@ -269,6 +269,19 @@ impl Talk {
             Ok(())
         })
     }
+}
+
+/// A socket for this peer, on a port that others may share.
+fn bind(kind: SockType, port: u16, peer: SocketAddr) -> io::Result<OwnedFd> {
+    let (family, any): (_, SocketAddr) = if peer.is_ipv4() {
+        (AddressFamily::Inet, ([0, 0, 0, 0], port).into())
+    } else {
+        (AddressFamily::Inet6, (Ipv6Addr::UNSPECIFIED, port).into())
+    };
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
+    Ok(socket)
 }
 
 /// Reads who is there.

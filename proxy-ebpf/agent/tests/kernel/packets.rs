@@ -30,6 +30,7 @@ pub(crate) fn run() {
         odd::fragments(&mut bench, net);
         state::a_connection_ends(&mut bench, net);
         state::both_ways(&mut bench, net);
+        state::both_ways_from_the_node(&mut bench, net);
         state::the_client_stays(&mut bench, net);
         odd::odd_packets(&mut bench, net);
         odd::too_big(&mut bench, net);

@@ -251,6 +251,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
     from_pods(&stage, POD_B, "b");
     from_the_node("b");
+    both_ways(&Namespace::own(), NODE1, POD_B, "b");
     limited(&stage);
     stage.endpoints(&[POD_C]);
     for family in [0, 1] {
@@ -259,7 +260,8 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     }
     from_pods(&stage, POD_C, "c");
     from_the_node("c");
-    both_ways(&stage);
+    both_ways(&stage.pod_a, POD_A, POD_C, "c");
+    both_ways(&Namespace::own(), NODE1, POD_C, "c");
     let agent = restarts(&stage, agent, dir.path(), &nobody.0);
     nobody_is_there(&stage);
     agent.stop();
@@ -412,17 +414,17 @@ fn from_pods(stage: &Stage, server: Both, name: &str) {
     }
 }
 
-/// A pod has connections to a backend by the Service and past it, from one port: each gets its own answers.
-fn both_ways(stage: &Stage) {
-    let pod = &stage.pod_a;
+/// A client inside has connections to a backend by the Service and past it, from one port: each gets its own answers.
+fn both_ways(client: &Namespace, client_ip: Both, backend_ip: Both, server: &str) {
     let mut ports = 21_000..;
     for family in [0, 1] {
-        let (service, backend) = (at(CLUSTER_IP[family], 80), at(POD_C[family], TARGET));
+        let (service, backend) = (at(CLUSTER_IP[family], 80), at(backend_ip[family], TARGET));
+        let expected = seen(server, client_ip[family]);
         let open = |address: &str, port: u16| {
-            let opened = pod.open_by(port, address);
+            let opened = client.open_by(port, address);
             let (seen_by_server, talk) =
                 opened.unwrap_or_else(|error| panic!("connect to {address} by {port}: {error}"));
-            assert_eq!(seen_by_server, seen("c", POD_A[family]), "{address} by {port}");
+            assert_eq!(seen_by_server, expected, "{address} by {port}");
             talk
         };
         for (first, second) in [(&service, &backend), (&backend, &service)] {
@@ -440,6 +442,20 @@ fn both_ways(stage: &Stage) {
             open(second, port)
                 .echo(b"second")
                 .expect("the second connection lives");
+            // Datagrams of sockets that have one peer each.
+            let port = ports.next().expect("a port");
+            let [one, other] = [first, second].map(|address| {
+                let ask = client.asking_by(port, address);
+                let ask = ask.unwrap_or_else(|error| panic!("bind {port} for {address}: {error}"));
+                (ask, address)
+            });
+            for (ask, address) in [&one, &other, &one, &other] {
+                for length in [1, LARGE_DATAGRAM] {
+                    let seen_by_server = ask(length)
+                        .unwrap_or_else(|error| panic!("{length} bytes to {address} by {port}: {error}"));
+                    assert_eq!(seen_by_server, expected, "{length} bytes to {address} by {port}");
+                }
+            }
         }
     }
 }

@@ -126,7 +126,11 @@ pub(crate) fn directly<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Addre
         scratch.packet.key.destination_port,
     );
     scratch.begin(destination, port, ServiceId(0), BackendId(0));
-    scratch.entry.flags = ConntrackFlags::DIRECT;
+    scratch.entry.flags = if scratch.packet.hook.is_first() {
+        ConntrackFlags::DIRECT
+    } else {
+        ConntrackFlags::DIRECT.union(ConntrackFlags::OF_NODE)
+    };
     if let Err(reason) = open::<F>(scratch) {
         return drop::<F>(skb, scratch, reason);
     }

@@ -6,7 +6,11 @@ use proxy_ebpf_common::{
     is_expired, timeouts,
 };
 
-use super::{family::PacketFamily, maps::PRESSURE, scratch::Scratch};
+use super::{
+    family::PacketFamily,
+    maps::PRESSURE,
+    scratch::{Packet, Scratch},
+};
 
 const NS_PER_S: u64 = 1_000_000_000;
 const BPF_NOEXIST: u64 = 1;
@@ -38,8 +42,7 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
     }
     scratch.entry = *found;
     let flags = found.flags;
-    let is_late = !scratch.packet.hook.is_first() && !flags.contains(ConntrackFlags::REPLY);
-    if flags.contains(ConntrackFlags::RESERVED) || (is_late && flags.contains(ConntrackFlags::DIRECT)) {
+    if flags.contains(ConntrackFlags::RESERVED) || is_anothers_direct::<F>(&scratch.packet, flags) {
         return false;
     }
     if flags.disowns(scratch.packet.tcp) && scratch.packet.inner == 0 && scratch.protocol() == Protocol::TCP {
@@ -73,6 +76,14 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
         touch_partner::<F>(scratch);
     }
     true
+}
+
+/// Whether the packet is what one to a Service has become, which looks like those of the connection with these flags.
+#[inline(always)]
+fn is_anothers_direct<F: PacketFamily>(packet: &Packet<F::Address>, flags: ConntrackFlags) -> bool {
+    let is_as_sent =
+        packet.hook.is_first() || (packet.is_nodes_own && flags.contains(ConntrackFlags::OF_NODE));
+    flags.contains(ConntrackFlags::DIRECT) && !flags.contains(ConntrackFlags::REPLY) && !is_as_sent
 }
 
 /// Forgets the packet's connection, which is `entry`.
@@ -163,54 +174,69 @@ pub(crate) enum Beside {
 }
 
 /// Makes room for a connection that the packet opens and that is not translated. A living one is only told where packets are
-/// as they were sent: later the packet may be what one by a Service has become.
+/// as they were sent: else the packet may be what one by a Service has become.
 #[inline(never)]
 pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Beside {
     let protocol = scratch.protocol();
+    let is_inside = scratch.packet.hook == Hook::POD_EGRESS || scratch.packet.is_nodes_own;
     let opens = match protocol {
         Protocol::TCP => scratch.packet.tcp.opens(),
         // Any datagram may be the first. Whoever reaches pods from outside by both ways is worth no look at each of them.
-        Protocol::UDP => scratch.packet.hook == Hook::POD_EGRESS,
+        Protocol::UDP => is_inside,
         _ => false,
     };
     if !opens {
         return Beside::Nothing;
     }
     scratch.partner_key = scratch.packet.key.reversed();
-    if is_taken::<F>(scratch) {
+    let answers = whose_answers::<F>(scratch);
+    if matches!(answers, Answers::Another) {
         return Beside::Connection;
     }
-    if scratch.packet.hook == Hook::POD_EGRESS && protocol == Protocol::TCP {
+    if is_inside && protocol == Protocol::TCP && matches!(answers, Answers::Nobody) {
         // When this fails, who asks for the same port by a Service meanwhile may break both connections.
         let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
     }
     Beside::Nothing
 }
 
-/// Whether answers of `partner_key` are another connection's. Where that can only be said of one that is over, it is removed.
+/// Whose connection answers of `partner_key` are.
+enum Answers {
+    /// Nobody's.
+    Nobody,
+    /// Perhaps that of the packet itself, which is translated.
+    Own,
+    /// Another one's.
+    Another,
+}
+
+/// Looks up who gets answers of `partner_key`. A connection that is over is removed where that is all that can be said.
 #[inline(always)]
-fn is_taken<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool {
+fn whose_answers<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Answers {
     // SAFETY: a reused element can at worst show another connection's entry, for which this one would get another port.
     let Some(existing) = (unsafe { F::conntrack().get(&scratch.partner_key) }) else {
-        return false;
+        return Answers::Nobody;
     };
     let flags = existing.flags;
     if !flags.contains(ConntrackFlags::REPLY)
         || flags.contains(ConntrackFlags::RESERVED)
         || is_expired(existing.expires_s, now_s())
     {
-        return false;
+        return Answers::Nobody;
     }
-    if scratch.packet.hook.is_first() {
+    // Of what the node's own processes send, only a connection of theirs is told: others have ports that they do not get.
+    if scratch.packet.hook.is_first()
+        || (scratch.packet.is_nodes_own && flags.contains(ConntrackFlags::REROUTE))
+    {
         // Also where it is over: its backend may still wait for what is on its way.
-        return true;
+        return Answers::Another;
     }
     if flags.is_over() {
         scratch.entry = *existing;
         let _ = F::conntrack().remove(&scratch.partner_key);
         remove_partner::<F>(scratch);
     }
-    false
+    Answers::Own
 }
 
 /// Inserts the reply's entry under a key that no other connection has: its destination port is what was chosen.

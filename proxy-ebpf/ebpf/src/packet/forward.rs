@@ -13,6 +13,7 @@ use super::{
     scratch::{Scratch, WayKind},
     skb::{Refused, Skb, to_device, to_neighbour, to_peer},
 };
+use crate::maps::node_by_packets;
 
 const FIB_SUCCESS: i32 = 0;
 const FIB_NOT_FORWARDED: i32 = 4;
@@ -70,13 +71,19 @@ pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
     }
 }
 
+/// Whether the packet has to take another way than the node's routing has found for the Service's address.
+#[inline(always)]
+fn reroutes(hook: Hook, flags: ConntrackFlags) -> bool {
+    hook == Hook::NODE_EGRESS
+        && flags.contains(ConntrackFlags::REROUTE)
+        && !flags.contains(ConntrackFlags::REPLY)
+}
+
 #[inline(always)]
 fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<Exit, DropReason> {
     let flags = scratch.entry.flags;
     let hook = scratch.packet.hook;
-    let reroutes = hook == Hook::NODE_EGRESS
-        && flags.contains(ConntrackFlags::REROUTE)
-        && !flags.contains(ConntrackFlags::REPLY);
+    let reroutes = reroutes(hook, flags);
     if !hook.is_first() && !reroutes {
         return Ok(Exit::Stack);
     }
@@ -145,6 +152,9 @@ pub(crate) fn to_pod<F: PacketFamily>(
 
 #[inline(always)]
 fn apply<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<(), Refused> {
+    if node_by_packets() && reroutes(scratch.packet.hook, scratch.entry.flags) {
+        skb.mark_translated();
+    }
     report::translated::<F>(skb, scratch, EventKind::TRANSLATED);
     if scratch.packet.inner == 0 {
         rewrite::<F>(skb, scratch)

@@ -14,7 +14,7 @@ use super::{
     scratch::Scratch,
     skb::Skb,
 };
-use crate::maps::{V4, V6};
+use crate::maps::{V4, V6, node_by_packets};
 
 const IPV4: u16 = 0x0800_u16.to_be();
 const IPV6: u16 = 0x86dd_u16.to_be();
@@ -66,6 +66,8 @@ fn see(skb: *mut __sk_buff, hook: Hook, reaches_peers: bool) -> i32 {
 #[inline(always)]
 fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Hook) -> i32 {
     scratch.packet.hook = hook;
+    scratch.packet.is_nodes_own =
+        node_by_packets() && !hook.is_first() && !skb.take_mark() && skb.ingress_ifindex() == 0;
     let is_error = match parse::<F>(skb, &mut scratch.packet) {
         Parsed::Packet => false,
         Parsed::Error => true,

@@ -54,6 +54,9 @@ pub(crate) struct Packet<A> {
     pub(crate) outer_protocol: Protocol,
     /// Whether this hook can give packets to the other end of a pod's pair.
     pub(crate) reaches_peers: bool,
+    /// A process of the node has sent the packet, no program has translated it, and such processes may reach Services by
+    /// packets.
+    pub(crate) is_nodes_own: bool,
 }
 
 /// How a packet goes on.

@@ -3,7 +3,10 @@
 //! Everything goes through the kernel's helpers rather than through direct access: packets may be in pieces, and what a
 //! helper does to checksums depends on who is to compute them.
 
-use core::{mem::size_of, ptr::read_volatile};
+use core::{
+    mem::size_of,
+    ptr::{read_volatile, write_volatile},
+};
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh},
@@ -24,6 +27,10 @@ pub(crate) const MAY_BE_ABSENT: u64 = 1 << 5;
 pub(crate) const IPV6: u64 = 1 << 7;
 
 const BPF_F_INGRESS: u64 = 1;
+
+/// What [`Skb::mark_translated`] writes where queueing disciplines may keep a number: it stays with the packet from one device
+/// to the next, and neither routing nor netfilter looks at it, as they do at its mark.
+const TRANSLATED: u32 = 0x4f52;
 
 /// The kernel refused, because the packet is too short or memory is.
 pub(crate) struct Refused;
@@ -49,6 +56,30 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn ifindex(self) -> u32 {
         unsafe { read_volatile(&raw const (*self.0).ifindex) }
+    }
+
+    /// The device that the packet came in by; zero: it is of this network namespace, or a program has sent it on before it
+    /// arrived anywhere.
+    #[inline(always)]
+    pub(crate) fn ingress_ifindex(self) -> u32 {
+        unsafe { read_volatile(&raw const (*self.0).ingress_ifindex) }
+    }
+
+    /// Says to the next device's program that this packet, which a process of the node has sent, is translated.
+    #[inline(always)]
+    pub(crate) fn mark_translated(self) {
+        unsafe { write_volatile(&raw mut (*self.0).tc_index, TRANSLATED) };
+    }
+
+    /// Whether another device's program has said so, which nobody else is told.
+    #[inline(always)]
+    pub(crate) fn take_mark(self) -> bool {
+        let index = unsafe { &raw mut (*self.0).tc_index };
+        let is_marked = unsafe { read_volatile(index) } == TRANSLATED;
+        if is_marked {
+            unsafe { write_volatile(index, 0) };
+        }
+        is_marked
     }
 
     #[inline(always)]

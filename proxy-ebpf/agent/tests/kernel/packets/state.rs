@@ -70,7 +70,7 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
         );
     };
 
-    // The connection by the Service is over, and the other one is only seen on its way into the pod, as the node's own are.
+    // The connection by the Service is over, and the other one is only seen on its way into the pod.
     let pod = at(net.local_pod, 56_001);
     by_service(bench, &pod);
     answered(bench, &pod, RST | ACK);
@@ -174,6 +174,80 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
         REDIRECT,
         &reply.translated(&service_address, &pod, 1),
     );
+}
+
+/// A process of the node has connections to a backend by the Service and past it, from one port. Both are seen after the node's
+/// routing alone, so a packet that a program has not seen before is the one past it.
+pub(super) fn both_ways_from_the_node(bench: &mut Bench, net: &Net) {
+    let mut ports = 57_001..;
+    for (pod, on_its_way, answers) in [
+        (net.remote_pod, "node_egress", "node_ingress"),
+        (net.local_pod, "pod_ingress", "pod_egress"),
+    ] {
+        let (service_address, backend) = (at(net.cluster_ip, 80), at(pod, 8080));
+        let mut own = || at(net.node, ports.next().expect("a port"));
+        let tcp = |source: &str, destination: &str, flags| Packet::tcp(source, destination, flags);
+        bench.serve(service(net, Protocol::TCP, &[pod]));
+        let by_service = |bench: &Bench, packet: &Packet, own: &str| {
+            let translated = packet.translated(own, &backend, 1);
+            bench.expect("node_egress", packet, REDIRECT, &translated);
+        };
+        let answered = |bench: &Bench, packet: &Packet, from: &str, own: &str| {
+            bench.expect(answers, packet, CONTINUE, &packet.translated(from, own, 0));
+        };
+        let by_another_port = |bench: &Bench, packet: &Packet| {
+            let (result, sent) = bench.run(on_its_way, packet);
+            assert_eq!((result, sent.source.ip()), (CONTINUE, ip_address(net.node)));
+            assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+            let other = sent.source.to_string();
+            assert_eq!(sent, packet.translated(&other, &backend, 0));
+            other
+        };
+
+        // The one by the Service was first.
+        let node = own();
+        by_service(bench, &tcp(&node, &service_address, SYN), &node);
+        answered(bench, &tcp(&backend, &node, SYN | ACK), &service_address, &node);
+        let other = by_another_port(bench, &tcp(&node, &backend, SYN));
+        answered(bench, &tcp(&backend, &other, SYN | ACK), &backend, &node);
+        for flags in [ACK, FIN | ACK] {
+            let sent = tcp(&node, &backend, flags);
+            bench.expect(on_its_way, &sent, CONTINUE, &sent.translated(&other, &backend, 0));
+        }
+        by_service(bench, &tcp(&node, &service_address, ACK), &node);
+        answered(bench, &tcp(&backend, &node, ACK), &service_address, &node);
+
+        // It is over: what may still come is its own.
+        let node = own();
+        by_service(bench, &tcp(&node, &service_address, SYN), &node);
+        answered(bench, &tcp(&backend, &node, RST | ACK), &service_address, &node);
+        by_another_port(bench, &tcp(&node, &backend, SYN));
+
+        // The one past the Service has just been opened.
+        let node = own();
+        bench.expect_untouched(on_its_way, &tcp(&node, &backend, SYN));
+        let request = tcp(&node, &service_address, SYN);
+        let (result, sent) = bench.run("node_egress", &request);
+        assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+        let other = sent.source.to_string();
+        assert_eq!(
+            (result, &sent),
+            (REDIRECT, &request.translated(&other, &backend, 1))
+        );
+        answered(bench, &tcp(&backend, &other, SYN | ACK), &service_address, &node);
+        bench.expect_untouched(answers, &tcp(&backend, &node, SYN | ACK));
+        bench.expect_untouched(on_its_way, &tcp(&node, &backend, ACK));
+
+        // Datagrams, the one past the Service first, which makes no difference.
+        bench.serve(service(net, Protocol::UDP, &[pod]));
+        let node = own();
+        let direct = Packet::udp(&node, &backend);
+        bench.expect_untouched(on_its_way, &direct);
+        by_service(bench, &Packet::udp(&node, &service_address), &node);
+        let other = by_another_port(bench, &direct);
+        answered(bench, &Packet::udp(&backend, &other), &backend, &node);
+        answered(bench, &Packet::udp(&backend, &node), &service_address, &node);
+    }
 }
 
 pub(super) fn the_client_stays(bench: &mut Bench, net: &Net) {
