@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::config::{self, Config, Kind, Need, Network, PairChoice};
 use crate::ipam::{self, Ipam, Ledger, Owner, Record, State};
-use crate::netlink::Socket;
+use crate::netlink::{Link, Socket};
 use crate::netns::Netns;
 use crate::request::{AttachmentId, Request};
 use crate::wiring::{self, Change, Wiring};
@@ -146,30 +146,33 @@ fn earlier(
 /// Makes the pair and everything on it: node first, so that the pod's end never comes up to a node that cannot answer.
 /// Leaves the calling thread in the pod's namespace; `socket` goes on talking to the node's.
 fn wire(socket: &mut Socket, netns: &Netns, wiring: &Wiring, choice: PairChoice) -> Result<(), Error> {
-    set_sysctls(&wiring.node)?;
+    set_sysctls(&wiring.node, None)?;
     let pair = &wiring.pair;
-    let index = match (socket.create_pair(pair, choice.wanted, netns), choice.otherwise) {
+    let host = match (socket.create_pair(pair, choice.wanted, netns), choice.otherwise) {
         (Err(error), Some(otherwise)) if error.is_unsupported() => {
             socket.create_pair(pair, otherwise, netns)?
         }
         (made, _) => made?,
     };
-    set_sysctls(&wiring.host)?;
-    socket.apply(&pair.host_name, index, &wiring.host)?;
+    set_sysctls(&wiring.host, Some(&host))?;
+    socket.apply(&pair.host_name, host.index, &wiring.host)?;
     netns.enter()?;
-    set_sysctls(&wiring.pod)?;
     let mut socket = Socket::open()?;
-    let index = socket.index(&pair.pod_name)?;
-    Ok(socket.apply(&pair.pod_name, index, &wiring.pod)?)
+    let pod = socket.link(&pair.pod_name)?;
+    set_sysctls(&wiring.pod, Some(&pod))?;
+    Ok(socket.apply(&pair.pod_name, pod.index, &wiring.pod)?)
 }
 
-/// Sets the switches that are not as planned. Reading first matters: some take the kernel's global network lock on
-/// every write, and with hundreds of pods starting at once it has better things to guard.
-fn set_sysctls(changes: &[Change]) -> Result<(), Error> {
+/// Sets the switches that are not as planned; `link` is the interface that they belong to. Knowing matters: some take the
+/// kernel's global network lock on every write, and with hundreds of pods starting at once it has better things to guard.
+fn set_sysctls(changes: &[Change], link: Option<&Link>) -> Result<(), Error> {
     for change in changes {
         let Change::Sysctl { path, value } = change else {
             continue;
         };
+        if link.is_some_and(|link| link.has_switch(path, value)) {
+            continue;
+        }
         let path = format!("/proc/sys/net/{path}");
         set_sysctl(Path::new(&path), value).map_err(|source| Error::Sysctl { path, value, source })?;
     }
@@ -288,8 +291,8 @@ fn lists(result: &Value, address: &IpAddr) -> bool {
 /// What of the plan the interface of this name, in the current namespace, lacks.
 fn missing(interface: &str, planned: &[Change]) -> Result<Vec<String>, Error> {
     let mut socket = Socket::open()?;
-    let index = match socket.index(interface) {
-        Ok(index) => index,
+    let index = match socket.link(interface) {
+        Ok(link) => link.index,
         Err(error) if error.is_not_found() => return Ok(vec![format!("interface {interface} is missing")]),
         Err(error) => return Err(error.into()),
     };
@@ -330,7 +333,7 @@ fn gc(network: &Network) -> Result<(), Error> {
 /// An ADD can succeed if there are addresses, a writable directory and a kernel that answers.
 fn status(network: &Network) -> Result<(), Error> {
     Ipam::new(&network.data_dir, &network.name)?.check_room(&network.ranges)?;
-    Socket::open()?.index("lo")?;
+    Socket::open()?.link("lo")?;
     Ok(())
 }
 
@@ -338,7 +341,7 @@ fn add_loopback(id: &AttachmentId, netns_path: &Path, config: &Config) -> Result
     let netns = Netns::open(netns_path)?;
     netns.enter()?;
     let mut socket = Socket::open()?;
-    let index = socket.index(&id.ifname)?;
+    let index = socket.link(&id.ifname)?.index;
     socket.apply(&id.ifname, index, &[Change::Up])?;
     let has_ipv6 = |change: &Change| matches!(change, Change::Address(IpAddr::V6(_), _));
     let ipv6 = socket.observe(index)?.in_effect.iter().any(has_ipv6);

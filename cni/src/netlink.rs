@@ -14,8 +14,8 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoNetkit, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, NetkitMode,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoNetkit, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, NetkitMode,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -87,6 +87,53 @@ pub enum PairKind {
     Netkit,
 }
 
+/// An interface as the kernel tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: u32,
+    attributes: Vec<LinkAttribute>,
+}
+
+impl Link {
+    /// Whether a switch of this interface, by its path below `/proc/sys/net`, has the value, or another one that means the
+    /// same: who forwards takes no router's advice unless asked to twice. `false` also when the kernel has not said.
+    ///
+    /// What is known from here needs no file opened, which for a new interface means that the kernel has to make the file
+    /// and the folder above it up first.
+    pub fn has_switch(&self, path: &str, value: &str) -> bool {
+        let (Some((family, _)), Some((_, key))) = (path.split_once('/'), path.rsplit_once('/')) else {
+            return false;
+        };
+        let specifications = self.attributes.iter().filter_map(|attribute| match attribute {
+            LinkAttribute::AfSpecUnspec(specifications) => Some(specifications),
+            _ => None,
+        });
+        let current = specifications
+            .flatten()
+            .find_map(|specification| match (specification, family) {
+                (AfSpecUnspec::Inet(parts), "ipv4") => parts.iter().find_map(|part| match (part, key) {
+                    (AfSpecInet::DevConf(conf), "rp_filter") => Some(conf.rp_filter),
+                    _ => None,
+                }),
+                (AfSpecUnspec::Inet6(parts), "ipv6") => parts.iter().find_map(|part| match (part, key) {
+                    (AfSpecInet6::DevConf(conf), "disable_ipv6") => Some(conf.disable_ipv6),
+                    (AfSpecInet6::DevConf(conf), "accept_ra") => {
+                        Some(if conf.forwarding == 1 && conf.accept_ra == 1 {
+                            0
+                        } else {
+                            conf.accept_ra
+                        })
+                    }
+                    (AfSpecInet6::DevConf(conf), "accept_dad") => Some(conf.accept_dad),
+                    _ => None,
+                }),
+                _ => None,
+            });
+        current.is_some_and(|current| value.parse() == Ok(current))
+    }
+}
+
 /// A socket into the namespace in which it was opened.
 pub struct Socket {
     socket: netlink_sys::Socket,
@@ -120,14 +167,14 @@ impl Socket {
         })
     }
 
-    /// Makes the pair, the pod end inside `netns`, both ends down. Returns the node end's index.
+    /// Makes the pair, the pod end inside `netns`, both ends down. Returns the node's end.
     ///
     /// Of netkit this is mode L2: the programs of the data plane, as all else on the node, find pods by Ethernet addresses, and
     /// L3 would save nothing, since neighbours are permanent.
     ///
     /// # Errors
     /// A name is taken, or the kernel has no such devices. Nothing is left behind.
-    pub fn create_pair(&mut self, pair: &Pair, kind: PairKind, netns: &Netns) -> Result<u32, Error> {
+    pub fn create_pair(&mut self, pair: &Pair, kind: PairKind, netns: &Netns) -> Result<Link, Error> {
         let end = |name: &str, mac: Mac| {
             let mut link = LinkMessage::default();
             link.attributes = vec![
@@ -168,16 +215,16 @@ impl Socket {
             message: RouteNetlinkMessage::NewLink(host),
         };
         let answers = self.exchange(vec![create, get_link(&pair.host_name)])?;
-        link_index(&answers, &pair.host_name)
+        told_link(answers, &pair.host_name)
     }
 
-    /// The index of an interface.
+    /// The interface of this name.
     ///
     /// # Errors
-    /// There is none of that name.
-    pub fn index(&mut self, name: &str) -> Result<u32, Error> {
+    /// There is none.
+    pub fn link(&mut self, name: &str) -> Result<Link, Error> {
         let answers = self.exchange(vec![get_link(name)])?;
-        link_index(&answers, name)
+        told_link(answers, name)
     }
 
     /// Removes an interface, and with it its peer, addresses, neighbours and routes. Returns whether there was one.
@@ -374,11 +421,14 @@ fn get_link(name: &str) -> Operation {
     }
 }
 
-fn link_index(answers: &[RouteNetlinkMessage], name: &str) -> Result<u32, Error> {
+fn told_link(answers: Vec<RouteNetlinkMessage>, name: &str) -> Result<Link, Error> {
     answers
-        .iter()
+        .into_iter()
         .find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+            RouteNetlinkMessage::NewLink(link) => Some(Link {
+                index: link.header.index,
+                attributes: link.attributes,
+            }),
             _ => None,
         })
         .ok_or_else(|| Error {

@@ -87,6 +87,47 @@ fn add_reports_what_it_made_and_del_removes_it() {
 }
 
 #[test]
+fn whatever_new_interfaces_are_set_to_pods_are_reached() {
+    let switch = |netns: &Netns, path: &str, value: Option<&str>| {
+        let path = format!("/proc/sys/net/{path}");
+        let work = || {
+            if let Some(value) = value {
+                std::fs::write(&path, value).unwrap();
+            }
+            Ok::<_, Error>(std::fs::read_to_string(&path).unwrap().trim().to_owned())
+        };
+        netns.run(work).unwrap()
+    };
+    for (rp_filter, disable_ipv6, accept_ra) in [("0", "0", "0"), ("2", "1", "2"), ("1", "0", "1")] {
+        let node = Node::new();
+        let pod = node.pod("a");
+        for netns in [&node.netns, &pod.netns] {
+            switch(netns, "ipv4/conf/default/rp_filter", Some(rp_filter));
+            switch(netns, "ipv6/conf/default/disable_ipv6", Some(disable_ipv6));
+            switch(netns, "ipv6/conf/default/accept_ra", Some(accept_ra));
+        }
+        let result = node.add(&pod).unwrap();
+        let host = result["interfaces"][0]["name"].as_str().unwrap();
+        let of_host = |family, key| switch(&node.netns, &format!("{family}/conf/{host}/{key}"), None);
+        assert_eq!(of_host("ipv4", "rp_filter"), "0");
+        assert_eq!(of_host("ipv6", "disable_ipv6"), "0");
+        // Who forwards takes no advice at 1 either.
+        assert_eq!(of_host("ipv6", "forwarding"), "1");
+        assert_ne!(of_host("ipv6", "accept_ra"), "2");
+        for (key, expected) in [("disable_ipv6", "0"), ("accept_ra", "0"), ("accept_dad", "0")] {
+            assert_eq!(
+                switch(&pod.netns, &format!("ipv6/conf/eth0/{key}"), None),
+                expected,
+                "{key}"
+            );
+        }
+        for (address, node_ip) in addresses(&result).iter().zip([NODE_IPV4, NODE_IPV6]) {
+            assert_eq!(reach(&node.netns, &pod.netns, address).to_string(), node_ip);
+        }
+    }
+}
+
+#[test]
 fn one_family_is_enough() {
     let mut node = Node::new();
     for (name, range, expect, node_ip) in [

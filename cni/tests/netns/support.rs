@@ -70,7 +70,7 @@ impl Node {
         netns
             .run(|| {
                 let mut socket = Socket::open()?;
-                let index = socket.index("lo")?;
+                let index = socket.link("lo")?.index;
                 let own = [
                     Change::Up,
                     Change::Address(NODE_IPV4.parse().unwrap(), 32),
