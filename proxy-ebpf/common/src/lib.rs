@@ -36,7 +36,7 @@ pub use packet::{
     HAIRPIN4, HAIRPIN6, LocalPod, Node, NodeKey, Policy, PolicyKey, SNAT_PORT_MAX, SNAT_PORT_MIN,
     SourceRangeKey, TcpFlags, Verdict, is_expired, timeouts,
 };
-pub use sctp::checksum_change as sctp_checksum_change;
+pub use sctp::{checksum_change as sctp_checksum_change, short_checksum as sctp_short_checksum};
 pub use service::{
     Affinity, AffinityKey, AffinityMatchKey, Algorithm, Backend, BackendId, Frontend, FrontendFlags,
     FrontendKey, NetnsCookie, Protocol, ReverseNat, ReverseSk, ReverseSkKey, Scope, ServiceId, SlotKey,

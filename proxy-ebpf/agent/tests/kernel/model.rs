@@ -33,6 +33,9 @@ pub(crate) enum Body {
         data: Vec<u8>,
     },
     Sctp {
+        /// The verification tag.
+        tag: [u8; 4],
+        /// The chunks.
         data: Vec<u8>,
     },
     Echo {
@@ -191,10 +194,10 @@ impl Packet {
                 bytes.extend(data);
                 6
             }
-            Body::Sctp { data } => {
+            Body::Sctp { tag, data } => {
                 bytes.extend([from, to].concat());
-                // A verification tag.
-                bytes.extend([1, 2, 3, 4, 0, 0, 0, 0]);
+                bytes.extend(tag);
+                bytes.extend([0; 4]);
                 bytes.extend(data);
                 let crc = crc32c(&bytes).to_le_bytes();
                 bytes[8..12].copy_from_slice(&crc);
@@ -297,6 +300,7 @@ impl Packet {
                 without[8..12].fill(0);
                 assert_eq!(crc32c(&without).to_le_bytes(), bytes[8..12], "SCTP's checksum");
                 Body::Sctp {
+                    tag: [bytes[4], bytes[5], bytes[6], bytes[7]],
                     data: bytes[12..].to_vec(),
                 }
             }

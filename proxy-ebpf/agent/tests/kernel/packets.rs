@@ -8,7 +8,8 @@ mod state;
 use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
 
 use self::bench::{
-    Bench, CONTINUE, NETS, NODE_PORT, Net, PROTOCOLS, REDIRECT, answer, at, first, ip_address, service,
+    ABORT, Bench, CONTINUE, DATA, INITIATE_TAG, NETS, NODE_PORT, Net, PROTOCOLS, REDIRECT, SHUTDOWN_COMPLETE,
+    TAG, answer, at, first, ip_address, sctp, service,
 };
 use crate::model::{ACK, Body, Packet, RST};
 
@@ -29,6 +30,7 @@ pub(crate) fn run() {
         odd::echoes(&mut bench, net);
         odd::fragments(&mut bench, net);
         state::a_connection_ends(&mut bench, net);
+        state::an_association_ends(&mut bench, net);
         state::both_ways(&mut bench, net);
         state::both_ways_from_the_node(&mut bench, net);
         state::the_client_stays(&mut bench, net);
@@ -275,6 +277,10 @@ fn nobody_is_there(bench: &mut Bench, net: &Net, protocol: Protocol) {
     let (result, refusal) = bench.run("pod_egress", &request);
     assert_eq!(result, REDIRECT, "back to where it came from");
     assert_eq!(bench.drops(DropReason::NoEndpoints), before + 1);
+    let abort = |tag, flags| {
+        let data = vec![ABORT, flags, 0, 4];
+        Packet::new(&service_address, &pod, Body::Sctp { tag, data })
+    };
     let expected = if protocol == Protocol::TCP {
         let body = Body::Tcp {
             flags: RST | ACK,
@@ -283,6 +289,8 @@ fn nobody_is_there(bench: &mut Bench, net: &Net, protocol: Protocol) {
             data: Vec::new(),
         };
         Packet::new(&service_address, &pod, body)
+    } else if protocol == Protocol::SCTP {
+        abort(INITIATE_TAG, 0)
     } else {
         let (kind, code, header) = if ipv4 { (3, 3, 20) } else { (1, 4, 40) };
         let body = Body::Error {
@@ -309,6 +317,15 @@ fn nobody_is_there(bench: &mut Bench, net: &Net, protocol: Protocol) {
             &Packet::tcp(&pod, &service_address, RST),
             DropReason::NoEndpoints,
         );
+    }
+    if protocol == Protocol::SCTP {
+        // In the middle of an association the sender knows its own packet's tag.
+        let (_, refusal) = bench.run("pod_egress", &sctp(&pod, &service_address, DATA));
+        assert_eq!(refusal, abort(TAG, 1));
+        for last in [ABORT, SHUTDOWN_COMPLETE] {
+            let packet = sctp(&pod, &service_address, last);
+            bench.expect_drop("pod_egress", &packet, DropReason::NoEndpoints);
+        }
     }
     // externalTrafficPolicy: Local, and the only endpoints are elsewhere.
     ports[1].elsewhere = true;

@@ -53,7 +53,7 @@ pub(crate) fn track<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool 
     }
     if scratch.packet.tcp.opens()
         && !flags.contains(ConntrackFlags::REPLY)
-        && begins_anew::<F>(&scratch.entry)
+        && begins_anew::<F>(scratch.protocol(), &scratch.entry)
     {
         if flags.contains(ConntrackFlags::DIRECT) {
             // The new one may keep its port: then nothing would tell that the entry is not about it.
@@ -100,11 +100,12 @@ fn remove_partner<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
     let _ = F::conntrack().remove(&scratch.partner_key);
 }
 
-/// Whether a SYN of a known connection opens another one: the old one is over, or its backend is gone before it answered.
+/// Whether a SYN of a known connection opens another one: the old one is over, or its backend is gone before it answered. Of
+/// SCTP, whose clients use the same port for life, also after it did: whoever begins an association has forgotten the last.
 #[inline(always)]
-fn begins_anew<F: PacketFamily>(entry: &Conntrack<F::Address>) -> bool {
+fn begins_anew<F: PacketFamily>(protocol: Protocol, entry: &Conntrack<F::Address>) -> bool {
     let gone = entry.backend.0 != 0
-        && !entry.flags.contains(ConntrackFlags::REPLIED)
+        && (protocol == Protocol::SCTP || !entry.flags.contains(ConntrackFlags::REPLIED))
         && F::backends().get_ptr(entry.backend).is_none();
     entry.flags.is_over() || gone
 }
@@ -180,7 +181,7 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
     let protocol = scratch.protocol();
     let is_inside = scratch.packet.hook == Hook::POD_EGRESS || scratch.packet.is_nodes_own;
     let opens = match protocol {
-        Protocol::TCP => scratch.packet.tcp.opens(),
+        Protocol::TCP | Protocol::SCTP => scratch.packet.tcp.opens(),
         // Any datagram may be the first. Whoever reaches pods from outside by both ways is worth no look at each of them.
         Protocol::UDP => is_inside,
         _ => false,
@@ -193,7 +194,7 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
     if matches!(answers, Answers::Another) {
         return Beside::Connection;
     }
-    if is_inside && protocol == Protocol::TCP && matches!(answers, Answers::Nobody) {
+    if is_inside && protocol != Protocol::UDP && matches!(answers, Answers::Nobody) {
         // When this fails, who asks for the same port by a Service meanwhile may break both connections.
         let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
     }

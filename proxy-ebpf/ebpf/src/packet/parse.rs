@@ -6,6 +6,7 @@ use super::{
     family::{PacketFamily, Parsed},
     fragments,
     scratch::Packet,
+    sctp,
     skb::{Refused, Skb},
 };
 use crate::maps::V4;
@@ -71,10 +72,14 @@ pub(crate) fn parse<F: PacketFamily>(skb: Skb, packet: &mut Packet<F::Address>) 
             Parsed::Packet
         }
     };
-    if let (Parsed::Packet, Protocol::TCP) = (&parsed, packet.key.protocol)
-        && skb.load(packet.transport + TCP_FLAGS, &mut packet.tcp).is_err()
-    {
-        return Parsed::Malformed;
+    if let Parsed::Packet = parsed {
+        match packet.key.protocol {
+            Protocol::TCP if skb.load(packet.transport + TCP_FLAGS, &mut packet.tcp).is_err() => {
+                return Parsed::Malformed;
+            }
+            Protocol::SCTP => packet.tcp = sctp::flags(skb, packet.transport),
+            _ => {}
+        }
     }
     if packet.is_first_fragment && matches!(parsed, Parsed::Packet) {
         fragments::remember::<F>(packet);

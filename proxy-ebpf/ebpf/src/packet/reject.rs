@@ -1,4 +1,4 @@
-//! Answers of the node itself: a reset or an ICMP error in place of the Service. The packet at hand becomes its own answer.
+//! Answers of the node itself: a reset, an abort or an ICMP error in place of the Service. The packet at hand becomes its own answer.
 //!
 //! Checksums of answers are written in full. If that of the packet was yet to be computed by a device, so is, for the kernel,
 //! that of the answer; whoever takes it from there without a wire between does not look at it.
@@ -12,6 +12,7 @@ use super::{
     maps::ERRORS,
     report::drop,
     scratch::{REPLY, Scratch},
+    sctp,
     skb::{ETHERNET, Refused, Skb, checksum, from_device, sum, sum_bytes, to_device},
 };
 
@@ -76,13 +77,15 @@ pub(crate) fn refuse<F: PacketFamily>(
     reason: DropReason,
 ) -> i32 {
     let dropped = drop::<F>(skb, scratch, reason);
-    let answered = if scratch.packet.key.protocol == Protocol::TCP {
-        if scratch.packet.transport == 0 || scratch.packet.tcp.contains(TcpFlags::RST) {
-            return dropped;
+    let has_header = scratch.packet.transport != 0;
+    let answered = match scratch.packet.key.protocol {
+        Protocol::TCP if has_header && !scratch.packet.tcp.contains(TcpFlags::RST) => {
+            reset::<F>(skb, scratch)
         }
-        reset::<F>(skb, scratch)
-    } else {
-        error::<F>(skb, scratch, F::UNREACHABLE, 0)
+        // An error would be no more than a hint: clients go on for minutes.
+        Protocol::SCTP if has_header => abort::<F>(skb, scratch),
+        Protocol::TCP | Protocol::SCTP => return dropped,
+        _ => error::<F>(skb, scratch, F::UNREACHABLE, 0),
     };
     match answered {
         Ok(true) => send_back(skb, scratch.packet.hook),
@@ -137,6 +140,17 @@ fn reset<F: PacketFamily>(skb: Skb, scratch: &Scratch<F::Address>) -> Result<boo
     let pseudo_header = F::reply_pseudo_header(packet, Protocol::TCP, length);
     reply.checksum = checksum(sum(&reply, pseudo_header));
     turn_around::<F>(skb, scratch, Protocol::TCP, length)?;
+    skb.store(ETHERNET + F::HEADER, &reply)?;
+    Ok(true)
+}
+
+/// Makes the packet SCTP's abort, unless it is one that is not answered.
+#[inline(never)]
+fn abort<F: PacketFamily>(skb: Skb, scratch: &Scratch<F::Address>) -> Result<bool, Refused> {
+    let Some(reply) = sctp::abort(skb, scratch.packet.transport)? else {
+        return Ok(false);
+    };
+    turn_around::<F>(skb, scratch, Protocol::SCTP, sctp::SHORT)?;
     skb.store(ETHERNET + F::HEADER, &reply)?;
     Ok(true)
 }

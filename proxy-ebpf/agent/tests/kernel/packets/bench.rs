@@ -300,14 +300,34 @@ pub(super) fn first(protocol: Protocol, source: &str, destination: &str) -> Pack
     match protocol {
         Protocol::TCP => Packet::tcp(source, destination, SYN),
         Protocol::UDP => Packet::udp(source, destination),
-        _ => Packet::new(source, destination, Body::Sctp { data: vec![1; 32] }),
+        _ => sctp(source, destination, INIT),
     }
+}
+
+/// Kinds of SCTP's chunks.
+pub(super) const DATA: u8 = 0;
+pub(super) const INIT: u8 = 1;
+pub(super) const INIT_ACK: u8 = 2;
+pub(super) const ABORT: u8 = 6;
+pub(super) const SHUTDOWN_COMPLETE: u8 = 14;
+/// Tags of SCTP: that of a packet which begins no association, and the one that a packet which does asks for.
+pub(super) const TAG: [u8; 4] = [9, 8, 7, 6];
+pub(super) const INITIATE_TAG: [u8; 4] = [5, 6, 7, 8];
+
+/// A packet of SCTP with a chunk of this kind.
+pub(super) fn sctp(source: &str, destination: &str, kind: u8) -> Packet {
+    let tag = if kind == INIT { [0; 4] } else { TAG };
+    let mut data = vec![kind, 0, 0, 20];
+    data.extend(INITIATE_TAG);
+    data.extend([1; 12]);
+    Packet::new(source, destination, Body::Sctp { tag, data })
 }
 
 /// A packet that answers one.
 pub(super) fn answer(protocol: Protocol, source: &str, destination: &str) -> Packet {
     match protocol {
         Protocol::TCP => Packet::tcp(source, destination, SYN | ACK),
+        Protocol::SCTP => sctp(source, destination, INIT_ACK),
         _ => first(protocol, source, destination),
     }
 }

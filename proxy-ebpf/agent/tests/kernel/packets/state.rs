@@ -12,7 +12,10 @@ use proxy_ebpf::{
 };
 use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
 
-use super::bench::{Bench, CONTINUE, Net, REDIRECT, SHOT, at, ip_address, service};
+use super::bench::{
+    ABORT, Bench, CONTINUE, DATA, INIT, INIT_ACK, Net, REDIRECT, SHOT, SHUTDOWN_COMPLETE, at, ip_address,
+    sctp, service,
+};
 use crate::{
     agent::wait,
     model::{ACK, FIN, Packet, RST, SYN},
@@ -44,6 +47,44 @@ pub(super) fn a_connection_ends(bench: &mut Bench, net: &Net) {
     // It was never answered and its backend is gone: the client's next attempt goes to another.
     bench.serve(service(net, Protocol::TCP, &[net.local_pod]));
     assert_eq!(via(bench, SYN), ip_address(net.local_pod));
+}
+
+/// Clients of SCTP use the same port for every association.
+pub(super) fn an_association_ends(bench: &mut Bench, net: &Net) {
+    let (client, service_address) = (at(net.client, 47_002), at(net.external_ip, 80));
+    let via = |bench: &Bench, kind| {
+        let (_, packet) = bench.run("node_ingress", &sctp(&client, &service_address, kind));
+        packet.destination.ip()
+    };
+    for last in [ABORT, SHUTDOWN_COMPLETE] {
+        bench.serve(service(net, Protocol::SCTP, &[net.local_pod]));
+        let old = via(bench, INIT);
+        assert_eq!(old, ip_address(net.local_pod));
+        bench.run("pod_egress", &sctp(&at(net.local_pod, 8080), &client, INIT_ACK));
+        // What is begun again while it lives is a restart of the same.
+        assert_eq!(via(bench, INIT), old);
+        bench.serve(service(net, Protocol::SCTP, &[net.local_pod, net.other_pod]));
+        assert_eq!(via(bench, INIT), old);
+        bench.serve(service(net, Protocol::SCTP, &[net.other_pod]));
+        assert_eq!(via(bench, DATA), old, "it drains");
+        // Its end is the backend's word as well as the client's.
+        if last == ABORT {
+            bench.run("pod_egress", &sctp(&at(net.local_pod, 8080), &client, last));
+        } else {
+            via(bench, last);
+        }
+        assert_eq!(
+            via(bench, DATA),
+            old,
+            "what follows is still of the old association"
+        );
+        assert_eq!(via(bench, INIT), ip_address(net.other_pod));
+        // The backend leaves without a word, and the client, which has lost its memory, begins anew.
+        bench.run("pod_egress", &sctp(&at(net.other_pod, 8080), &client, INIT_ACK));
+        bench.serve(service(net, Protocol::SCTP, &[net.local_pod]));
+        assert_eq!(via(bench, INIT), ip_address(net.local_pod));
+        via(bench, ABORT);
+    }
 }
 
 /// A pod has connections to a backend by the Service and past it, from one port.
