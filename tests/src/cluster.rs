@@ -26,8 +26,10 @@ use crate::{
 };
 
 /// How long the API server may take to answer and a node to become Ready before `start` gives up. Generous: on a busy
-/// machine a slow start is no failure.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// machine, or an emulated one, a slow start is no failure.
+const START_LIMIT: Duration = Duration::from_secs(240);
+/// The same for a daemon that was asked to end.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// The programs that a cluster runs.
 #[derive(Debug, Clone)]
@@ -193,7 +195,7 @@ impl Cluster {
             if running.runs(&spec.program) {
                 return Ok(running);
             }
-            running.terminate(Duration::from_secs(10))?;
+            running.terminate(STOP_LIMIT)?;
         }
         let listener = match component {
             Component::ControlPlane => Some(self.publish_api()?.into()),
@@ -210,7 +212,7 @@ impl Cluster {
         let mut spec = self.spec(component)?;
         spec.args.extend(arguments.iter().map(OsString::from));
         if let Some(running) = self.process(component) {
-            running.terminate(Duration::from_secs(10))?;
+            running.terminate(STOP_LIMIT)?;
         }
         process::start(&self.layout, spec)
     }
@@ -512,7 +514,7 @@ impl Cluster {
         if containerd::configure(&self.layout, index)?
             && let Some(running) = self.process(Component::Containerd(index))
         {
-            running.terminate(Duration::from_secs(10))?;
+            running.terminate(STOP_LIMIT)?;
         }
         self.start_component(Component::Containerd(index))?;
         let socket = self.layout.containerd_socket(index);

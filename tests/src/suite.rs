@@ -19,8 +19,11 @@ use crate::{Binaries, Cluster, ClusterConfig, Component, kubectl::Kubectl, wait}
 
 /// The image that every workload of the suites runs.
 pub const IMAGE: &str = "localhost/orlop/test:1";
-/// How long anything in the cluster may take. Far more than it needs: a busy machine must not fail a test.
-pub const LIMIT: Duration = Duration::from_secs(90);
+/// How long anything in the cluster may take. Far more than it needs: a busy machine must not fail a test, nor one whose
+/// every instruction is emulated (`cargo xtask kernel-test --node`).
+pub const LIMIT: Duration = Duration::from_secs(300);
+/// The same for `kubectl`.
+pub const TIMEOUT: &str = "--timeout=300s";
 
 /// What a scenario gets: the cluster, and a namespace of its own.
 pub struct World<'a> {
@@ -140,7 +143,7 @@ fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) ->
     outcome.and(
         world
             .kubectl
-            .run(&["delete", "namespace", &world.namespace, "--timeout=90s"])
+            .run(&["delete", "namespace", &world.namespace, TIMEOUT])
             .map(drop),
     )
 }
@@ -239,13 +242,8 @@ impl World<'_> {
             "-c",
             script,
         ])?;
-        self.run(&[
-            "wait",
-            "--for=condition=Ready",
-            "--timeout=90s",
-            &format!("pod/{name}"),
-        ])
-        .map(drop)
+        self.run(&["wait", "--for=condition=Ready", TIMEOUT, &format!("pod/{name}")])
+            .map(drop)
     }
 
     /// A Deployment of the test server with a rolled-out Service in front of it.
@@ -256,7 +254,7 @@ impl World<'_> {
         let replicas = format!("--replicas={replicas}");
         self.run(&["create", "deployment", "web", "--image", IMAGE, &replicas])?;
         self.run(&["expose", "deployment", "web", "--port", "80"])?;
-        self.run(&["rollout", "status", "deployment/web", "--timeout=90s"])
+        self.run(&["rollout", "status", "deployment/web", TIMEOUT])
             .map(drop)
     }
 

@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, umount2};
 use crate::{cgroup, gateway, layout::Layout, network, process::Process};
 
 /// How long processes may take to disappear after SIGKILL.
-const KILL_LIMIT: Duration = Duration::from_secs(20);
+const KILL_LIMIT: Duration = Duration::from_secs(120);
 
 /// Removes every process, cgroup, mount, namespace, pin and file of a cluster, in the order that makes each step possible:
 /// processes hold mounts and cgroups, mounts hold directories. A cluster that does not exist is removed already.

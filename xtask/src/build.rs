@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// The packages whose binaries make up a cluster, but for the network plugin.
-const PACKAGES: [&str; 3] = ["control-plane", "kubelet", "proxy-ebpf"];
+pub(crate) const PACKAGES: [&str; 3] = ["control-plane", "kubelet", "proxy-ebpf"];
 
 /// The network plugin's package.
 pub(crate) const PLUGIN: &str = "orlop-cni";

@@ -2,11 +2,13 @@
 //!
 //! Debian's kernels are booted under QEMU, without KVM and without a disk: what runs is an initramfs with the same test
 //! binaries that `cargo test -p proxy-ebpf` runs here. First every program goes through the verifier, which says how many
-//! instructions it looked at; then the kernel tests send real packets and open real sockets inside the guest.
+//! instructions it looked at; then the kernel tests send real packets and open real sockets inside the guest. With `--node`
+//! the guest is a whole node instead: see [`node`].
 
 mod guest;
 mod initramfs;
 mod kernel;
+mod node;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::{build, images, setup};
+use initramfs::Contents;
 use kernel::{Kernel, Series};
 
 /// What the user may choose.
@@ -30,7 +33,11 @@ pub(crate) struct Options {
     /// Only the verifier, which is the quickest answer to whether a program loads.
     #[arg(long)]
     verifier_only: bool,
-    /// Only the kernel tests whose names contain this.
+    /// A whole node in place of the programs' own tests: containerd, our release programs and kubectl in the guest. Takes some
+    /// minutes for each kernel.
+    #[arg(long, conflicts_with = "verifier_only")]
+    node: bool,
+    /// Only the tests whose names contain this.
     #[arg(long)]
     filter: Option<String>,
     /// Look for newer kernel packages instead of using those that were fetched before.
@@ -50,14 +57,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         chosen => chosen.to_vec(),
     };
     let kernels = kernel::fetch(&series, options.update)?;
-    let programs = test_programs()?;
+    let (contents, memory_mib) = if options.node {
+        (node::contents(options.filter.as_deref())?, node::MEMORY_MIB)
+    } else {
+        (tests_alone(options)?, MEMORY_MIB)
+    };
     let mut failed = Vec::new();
     let mut table = Table::default();
     for kernel in &kernels {
         let begun = Instant::now();
         println!("== Linux {} ({})", kernel.series, kernel.package);
-        let archive = initramfs::build(kernel, &programs, &script(options, &programs))?;
-        let outcome = guest::boot(kernel, &archive)?;
+        let archive = initramfs::build(kernel, &contents)?;
+        let outcome = guest::boot(kernel, &archive, memory_mib)?;
         table.collect(kernel.series, &outcome.lines);
         println!(
             "== Linux {}: {} in {} s",
@@ -71,14 +82,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     print!("{}", table.text(&kernels));
     if !failed.is_empty() {
-        bail!("the programs do not work on Linux {}", failed.join(", "));
+        bail!("tests have failed on Linux {}", failed.join(", "));
     }
     Ok(())
 }
 
-/// What the guest runs, in a shell, after its file systems are mounted.
+/// Memory of a guest that runs nothing but tests, in MiB.
+const MEMORY_MIB: u32 = 2048;
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The tests of the programs and of the network plugin, and the programs that they start.
+fn tests_alone(options: &Options) -> Result<Contents> {
+    let programs = test_programs()?;
+    Ok(Contents {
+        script: script(options, &programs),
+        programs: programs.into_iter().map(|program| program.path).collect(),
+        tools: Vec::new(),
+        files: Vec::new(),
+        modules: Vec::new(),
+    })
+}
+
 fn script(options: &Options, programs: &[TestProgram]) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let tests = programs.iter().filter(|program| program.is_test);
     let (first, rest): (Vec<_>, Vec<_>) = tests.partition(|program| program.name == "verifier");
     let path = |program: &TestProgram| quoted(&program.path.display().to_string());
@@ -125,6 +153,11 @@ fn test_programs() -> Result<Vec<TestProgram>> {
 }
 
 fn programs_of(package: &'static str) -> Result<Vec<TestProgram>> {
+    test_targets(package, &["--test", "*", "--bin", package])
+}
+
+/// Builds targets of a package with the test profile.
+fn test_targets(package: &'static str, targets: &[&str]) -> Result<Vec<TestProgram>> {
     #[derive(Deserialize)]
     struct Message {
         executable: Option<PathBuf>,
@@ -135,17 +168,10 @@ fn programs_of(package: &'static str) -> Result<Vec<TestProgram>> {
         name: String,
         kind: Vec<String>,
     }
-    let messages = build::cargo_messages(&[
-        "test",
-        "--no-run",
-        "-p",
-        package,
-        "--test",
-        "*",
-        "--bin",
-        package,
-        "--message-format=json-render-diagnostics",
-    ])?;
+    let mut command = vec!["test", "--no-run", "-p", package];
+    command.extend(targets);
+    command.push("--message-format=json-render-diagnostics");
+    let messages = build::cargo_messages(&command)?;
     let mut programs = Vec::new();
     for line in messages.lines() {
         let message: Message = serde_json::from_str(line).context("read what cargo says of its artifacts")?;

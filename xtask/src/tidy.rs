@@ -143,10 +143,11 @@ fn tests_that_are_named_exist() {
 }
 
 /// Where tests are named from, and where they are: scenarios in a list, functions in the files of a folder.
-const TEST_PLACES: [(&str, &str); 5] = [
+const TEST_PLACES: [(&str, &str); 6] = [
     ("services", "tests/tests/services/main.rs"),
     ("nodes", "tests/tests/nodes/main.rs"),
     ("story", "tests/tests/story/main.rs"),
+    ("node", "tests/tests/node/main.rs"),
     ("kernel", "proxy-ebpf/agent/tests/kernel"),
     ("agent", "proxy-ebpf/agent/src"),
 ];

@@ -25,20 +25,12 @@ pub(super) struct Outcome {
 }
 
 /// Boots a kernel, shows what it says, and waits until it is switched off.
-pub(super) fn boot(kernel: &Kernel, initramfs: &Path) -> Result<Outcome> {
+pub(super) fn boot(kernel: &Kernel, initramfs: &Path, memory_mib: u32) -> Result<Outcome> {
     let mut qemu = Command::new("qemu-system-x86_64")
         // Emulated: KVM is not everywhere, least of all where CI runs. QEMU 7.2 gets cmpxchg16b wrong now and then, which
         // kernels since 6.2 allocate memory with, so the processor has none.
-        .args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "Nehalem,-cx16",
-            "-smp",
-            "1",
-            "-m",
-            "2048",
-        ])
+        .args(["-accel", "tcg", "-cpu", "Nehalem,-cx16", "-smp", "1"])
+        .args(["-m", &memory_mib.to_string()])
         .args([
             "-nodefaults",
             "-display",

@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{TestProgram, images, kernel::Kernel, setup};
+use super::{images, kernel::Kernel, setup};
 
 /// What a guest needs of what Debian builds as modules.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 10] = [
     "veth",
     "bridge",
     "sch_ingress",
@@ -22,9 +22,17 @@ const MODULES: [&str; 8] = [
     "vxlan",
     "tcp_diag",
     "udp_diag",
+    "sctp",
+    "sctp_diag",
 ];
 
-/// Programs that tests start; busybox is the rest.
+/// Names to the tests what the kernel was built with, so that none of them is left out without reason.
+const NEEDS: &str = "PROXY_EBPF_TEST_NEEDS";
+
+/// What tests need that not every kernel has, as they call it, and as it is called in the configuration of a kernel.
+const OPTIONS: [(&str, &str); 2] = [("netkit", "CONFIG_NETKIT"), ("SCTP", "CONFIG_IP_SCTP")];
+
+/// Programs that every guest has; busybox is the rest.
 const TOOLS: [&str; 4] = ["ip", "tc", "unshare", "nsenter"];
 
 /// The certificates of the public authorities, of Debian's package ca-certificates.
@@ -33,19 +41,34 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Printed by the guest when it is done, before the exit status of all of it.
 pub(super) const DONE: &str = "[done] ";
 
+/// What a guest has and does besides what all of them have and do.
+pub(super) struct Contents {
+    /// Our programs, which are where they are outside too.
+    pub(super) programs: Vec<PathBuf>,
+    /// Names of programs of this machine, which come into the guest's path.
+    pub(super) tools: Vec<&'static str>,
+    /// Other files, where they are outside too.
+    pub(super) files: Vec<PathBuf>,
+    /// Names of kernel modules.
+    pub(super) modules: Vec<&'static str>,
+    /// What the guest runs, in a shell, after its file systems are mounted. It sets `failed` when something has.
+    pub(super) script: String,
+}
+
 /// Makes the archive and returns its path.
-pub(super) fn build(kernel: &Kernel, programs: &[TestProgram], script: &str) -> Result<PathBuf> {
+pub(super) fn build(kernel: &Kernel, contents: &Contents) -> Result<PathBuf> {
     let mut archive = Cpio::default();
     let busybox = Path::new("/bin/busybox");
     archive.add_file("bin/busybox", &read(busybox)?);
-    for tool in TOOLS {
+    for tool in TOOLS.iter().chain(&contents.tools) {
         let path = setup::on_path(tool).with_context(|| format!("{tool} is not installed"))?;
         archive.add_program(&format!("usr/bin/{tool}"), &path, read(&path)?)?;
     }
-    for program in programs {
-        let inside = program.path.strip_prefix("/").unwrap_or(&program.path);
-        let content = stripped(&program.path)?;
-        archive.add_program(&inside.display().to_string(), &program.path, content)?;
+    for program in &contents.programs {
+        archive.add_program(&inside(program), program, stripped(program)?)?;
+    }
+    for file in &contents.files {
+        archive.add_file(&inside(file), &read(file)?);
     }
     // What an HTTP client will not start without, even if it never speaks TLS.
     archive.add_file(
@@ -53,28 +76,42 @@ pub(super) fn build(kernel: &Kernel, programs: &[TestProgram], script: &str) -> 
         &read(Path::new(CERTIFICATES))?,
     );
     let mut load = String::new();
-    for (name, content) in modules(&kernel.modules()?)? {
+    let wanted = MODULES.iter().chain(&contents.modules).copied();
+    for (name, content) in modules(wanted, &kernel.modules()?)? {
         archive.add_file(&format!("modules/{name}.ko"), &content);
         load += &format!("insmod /modules/{name}.ko\n");
     }
-    archive.add_file("init", init(&load, script).as_bytes());
+    let needs = needs(&kernel.configuration()?);
+    archive.add_file("init", INIT.as_bytes());
+    archive.add_file("main", main(&load, &needs, &contents.script).as_bytes());
     let path = kernel.folder.with_extension("initramfs");
     fs::write(&path, archive.finish()).with_context(|| format!("write {}", path.display()))?;
     Ok(path)
 }
 
-/// What the guest runs as its first and only process.
-fn init(load: &str, script: &str) -> String {
+/// The guest's first process. Containers get roots of their own, which the kernel lets nobody have whose own is that of the
+/// initramfs itself: so it becomes another mount of the same.
+const INIT: &str = "#!/bin/busybox sh\n\
+    /bin/busybox mkdir -p /root\n\
+    /bin/busybox mount -o bind / /root\n\
+    cd /root\n\
+    /bin/busybox mount -o move . /\n\
+    exec /bin/busybox chroot . /main\n";
+
+/// What it becomes.
+fn main(load: &str, needs: &str, script: &str) -> String {
     format!(
         "#!/bin/busybox sh\n\
-         /bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin\n\
+         /bin/busybox mkdir -p /proc /sys /dev /tmp /run /sbin /var /etc\n\
          /bin/busybox --install -s /bin\n\
-         export PATH=/usr/bin:/bin RUST_BACKTRACE=1\n\
+         export PATH=/usr/bin:/bin RUST_BACKTRACE=1 {NEEDS}='{needs}'\n\
          mount -t proc proc /proc\n\
          mount -t sysfs sys /sys\n\
          mount -t devtmpfs dev /dev\n\
          mount -t tmpfs tmp /tmp\n\
          mount -t tmpfs run /run\n\
+         mount -t tmpfs var /var\n\
+         mkdir -p /var/lib\n\
          mount -t cgroup2 cgroup2 /sys/fs/cgroup\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          ip link set lo up\n\
@@ -86,13 +123,32 @@ fn init(load: &str, script: &str) -> String {
     )
 }
 
+/// What of [`OPTIONS`] a configuration has, built in or as a module.
+fn needs(configuration: &str) -> String {
+    let has = |option: &str| {
+        let values = ["y", "m"].map(|value| format!("{option}={value}"));
+        configuration
+            .lines()
+            .any(|line| values.iter().any(|value| line == value))
+    };
+    let names = OPTIONS
+        .iter()
+        .filter(|(_, option)| has(option))
+        .map(|(name, _)| *name);
+    names.collect::<Vec<_>>().join(" ")
+}
+
+fn inside(path: &Path) -> String {
+    path.strip_prefix("/").unwrap_or(path).display().to_string()
+}
+
 /// The modules with all that they depend on, in the order in which they are loaded.
-fn modules(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+fn modules(wanted: impl Iterator<Item = &'static str>, folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = BTreeMap::new();
     find_modules(folder, &mut files)?;
     let mut ordered = Vec::new();
     let mut seen = BTreeSet::new();
-    for name in MODULES {
+    for name in wanted {
         add_module(name, &files, &mut seen, &mut ordered)?;
     }
     Ok(ordered)
@@ -271,6 +327,14 @@ mod tests {
             ("a/b".to_owned(), 0o100_755, b"hello".to_vec()),
         ];
         assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn tests_need_what_a_kernel_was_built_with() {
+        let configuration = "CONFIG_IP_SCTP=m\n# CONFIG_NETKIT is not set\nCONFIG_NETKIT_OTHER=y\n";
+        assert_eq!(needs(configuration), "SCTP");
+        assert_eq!(needs("CONFIG_NETKIT=y\nCONFIG_IP_SCTP=m\n"), "netkit SCTP");
+        assert_eq!(needs(""), "");
     }
 
     #[test]

@@ -84,6 +84,15 @@ impl Kernel {
             .join(format!("vmlinuz-{}", self.release()))
     }
 
+    /// What it was built with, in lines `CONFIG_X=y`.
+    pub(crate) fn configuration(&self) -> Result<String> {
+        let path = self
+            .folder
+            .join("boot")
+            .join(format!("config-{}", self.release()));
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
     /// The modules' folder. Newer packages have it below /usr.
     pub(crate) fn modules(&self) -> Result<PathBuf> {
         let folders = ["usr/lib/modules", "lib/modules"];
