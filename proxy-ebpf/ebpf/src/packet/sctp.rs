@@ -89,8 +89,7 @@ pub(crate) fn abort(skb: Skb, offset: u32) -> Result<Option<Short>, Refused> {
     // Zero: whoever was to compute that of the packet computes this one.
     if received.checksum != 0 {
         let ports = u32::from(reply.ports.source) | u32::from(reply.ports.destination) << 16;
-        let chunk =
-            u32::from(reply.kind) | u32::from(reply.flags) << 8 | u32::from(reply.length) << 16;
+        let chunk = u32::from(reply.kind) | u32::from(reply.flags) << 8 | u32::from(reply.length) << 16;
         reply.checksum = sctp_short_checksum([ports, reply.tag, chunk]);
     }
     Ok(Some(reply))
