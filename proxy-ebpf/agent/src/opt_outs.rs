@@ -165,10 +165,12 @@ impl OptOuts {
     /// Whether every pod was found.
     fn try_reconcile(&mut self) -> Result<bool, MapsError> {
         // Of all pods, since one that was found may have got another sandbox.
-        if let Some(records) = &self.records {
+        if let Some(records) = &mut self.records {
             let uids: BTreeSet<_> = self.pods.current().values().map(|pod| &*pod.uid).collect();
-            for (uid, cookies) in cookies_of(records.namespaces(|uid| uids.get(uid).copied())) {
-                self.found.entry(uid).or_default().extend(cookies);
+            let own = own_namespace();
+            let cookie = |file: &File| cookie_of(file, own.as_ref());
+            for (uid, cookie) in records.cookies(|uid| uids.contains(uid), cookie) {
+                self.found.entry(uid.into()).or_default().insert(cookie);
             }
         }
         let missing: BTreeSet<_> = self
@@ -236,21 +238,29 @@ fn cookies(uids: &BTreeSet<&str>) -> HashMap<Box<str>, BTreeSet<u64>> {
             namespaces.insert((*uid, name), file);
         }
     }
-    cookies_of(namespaces.into_iter().map(|((uid, _), file)| (uid, file)))
-}
-
-/// The cookies of network namespaces by whose pod's they are, except for this process's own.
-fn cookies_of<'a>(namespaces: impl IntoIterator<Item = (&'a str, File)>) -> HashMap<Box<str>, BTreeSet<u64>> {
-    let own = fs::metadata("/proc/self/ns/net").map(|own| (own.dev(), own.ino()));
+    let own = own_namespace();
     let mut found = HashMap::<Box<str>, BTreeSet<u64>>::new();
-    for (uid, file) in namespaces {
-        let id = file.metadata().map(|file| (file.dev(), file.ino()));
-        let is_own = matches!((&own, id), (Ok(own), Ok(id)) if *own == id);
-        if !is_own && let Ok(cookie) = cookie(&file) {
+    for ((uid, _), file) in namespaces {
+        if let Some(cookie) = cookie_of(&file, own.as_ref()) {
             found.entry(uid.into()).or_default().insert(cookie);
         }
     }
     found
+}
+
+/// Device and inode number of this process's network namespace.
+fn own_namespace() -> Option<(u64, u64)> {
+    let own = fs::metadata("/proc/self/ns/net").ok()?;
+    Some((own.dev(), own.ino()))
+}
+
+/// The cookie of a network namespace, unless it is `own`.
+fn cookie_of(namespace: &File, own: Option<&(u64, u64)>) -> Option<u64> {
+    let id = namespace.metadata().ok().map(|file| (file.dev(), file.ino()));
+    if own.is_some() && own == id.as_ref() {
+        return None;
+    }
+    cookie(namespace).ok()
 }
 
 /// Whether a process's cgroups are below those of a pod: `…/pod<uid>/…`, and with systemd `…-pod<uid with _ for ->.slice/…`.

@@ -3,8 +3,10 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs::{self, File},
     io,
+    os::unix::fs::DirEntryExt as _,
     path::{Path, PathBuf},
 };
 
@@ -18,9 +20,27 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 #[derive(Debug)]
 pub(super) struct Records {
     dir: PathBuf,
+    /// Those that were there when it was looked at last.
+    known: HashMap<Key, Record>,
 }
 
-/// What matters of a record.
+/// What tells a record from all others: a sandbox has one of its own, which keeps its content when its state changes.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    network: OsString,
+    /// The file's name without the state, and its inode number.
+    name: Box<str>,
+    inode: u64,
+}
+
+#[derive(Debug)]
+struct Record {
+    owner: Owner,
+    /// Of the network namespace, once somebody has asked for it and it could be opened.
+    cookie: Option<u64>,
+}
+
+/// What matters of a record's content.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 struct Owner {
     #[serde(rename = "podUID")]
@@ -33,55 +53,68 @@ impl Records {
     pub(super) fn new(data_dir: &Path) -> Self {
         Self {
             dir: data_dir.to_owned(),
+            known: HashMap::new(),
         }
     }
 
-    /// The network namespaces of these pods as far as they are on record. Sandboxes come and go meanwhile: what cannot be read is
-    /// as good as gone.
-    pub(super) fn namespaces<'a>(&self, is_wanted: impl Fn(&str) -> Option<&'a str>) -> Vec<(&'a str, File)> {
-        let paths = self.read(is_wanted).unwrap_or_default();
-        let opened = paths.into_iter().flat_map(|(uid, paths)| {
-            let files = paths
-                .into_iter()
-                .filter_map(|path| on_node(&path, |path| File::open(path).ok()));
-            files.map(move |file| (uid, file))
+    /// The cookies of the network namespaces of some pods as far as they are on record, by the pods' UIDs. Only what was not there
+    /// at the last time is read. Sandboxes come and go meanwhile: what cannot be read is as good as gone.
+    pub(super) fn cookies(
+        &mut self,
+        is_wanted: impl Fn(&str) -> bool,
+        cookie: impl Fn(&File) -> Option<u64>,
+    ) -> Vec<(&str, u64)> {
+        if self.look().is_err() {
+            return Vec::new();
+        }
+        let records = self.known.values_mut().filter_map(|record| {
+            let uid = record.owner.pod_uid.as_deref().filter(|uid| is_wanted(uid))?;
+            if record.cookie.is_none() {
+                let netns = on_node(&record.owner.netns, |path| File::open(path).ok());
+                record.cookie = netns.as_ref().and_then(&cookie);
+            }
+            Some((uid, record.cookie?))
         });
-        opened.collect()
+        records.collect()
     }
 
-    fn read<'a>(
-        &self,
-        is_wanted: impl Fn(&str) -> Option<&'a str>,
-    ) -> io::Result<HashMap<&'a str, Vec<PathBuf>>> {
+    /// Reads the records that are new and forgets those that are gone.
+    fn look(&mut self) -> io::Result<()> {
         let boot_id = fs::read_to_string(BOOT_ID)?;
-        let mut found = HashMap::<_, Vec<_>>::new();
+        let mut before = std::mem::take(&mut self.known);
         let Some(networks) = on_node(&self.dir, |dir| fs::read_dir(dir).ok()) else {
-            return Ok(found);
+            return Ok(());
         };
         for network in networks {
-            let Ok(records) = fs::read_dir(network?.path().join(boot_id.trim())) else {
+            let network = network?;
+            let Ok(records) = fs::read_dir(network.path().join(boot_id.trim())) else {
                 continue;
             };
-            for record in records {
-                let record = record?;
-                let name = record.file_name();
+            for file in records {
+                let file = file?;
+                let name = file.file_name();
                 let name = name.to_string_lossy();
-                if !(name.starts_with("pending_") || name.starts_with("ready_")) {
-                    continue;
-                }
-                // One that has just changed its name is read under the other when the next device appears or the pod is told of.
-                let Ok(content) = fs::read(record.path()) else {
+                let Some(name) = name.strip_prefix("pending_").or(name.strip_prefix("ready_")) else {
                     continue;
                 };
-                let Ok(owner) = serde_json::from_slice::<Owner>(&content) else {
-                    continue;
+                let key = Key {
+                    network: network.file_name(),
+                    name: name.into(),
+                    inode: file.ino(),
                 };
-                if let Some(uid) = owner.pod_uid.as_deref().and_then(&is_wanted) {
-                    found.entry(uid).or_default().push(owner.netns);
+                let record = before.remove(&key).or_else(|| {
+                    // One that has just changed its name is read under the other when the next device appears or the pod is told
+                    // of.
+                    let content = fs::read(file.path()).ok()?;
+                    let owner = serde_json::from_slice(&content).ok()?;
+                    Some(Record { owner, cookie: None })
+                });
+                if let Some(record) = record {
+                    self.known.insert(key, record);
                 }
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -131,16 +164,59 @@ mod tests {
         ] {
             fs::write(path, content).expect("write a record");
         }
-        let records = Records::new(dir.path());
-        let found = records
-            .read(|uid| (uid == "a").then_some("a"))
-            .expect("read the records");
-        let mut paths = found["a"].clone();
-        paths.sort();
-        assert_eq!(paths, ["/run/netns/1", "/run/netns/2"].map(PathBuf::from));
-        assert_eq!(found.len(), 1);
+        let mut records = Records::new(dir.path());
+        let paths = |records: &mut Records| {
+            records.look().expect("read the records");
+            let of_a = records
+                .known
+                .values()
+                .filter(|record| record.owner.pod_uid.as_deref() == Some("a"));
+            let mut paths: Vec<_> = of_a.map(|record| record.owner.netns.clone()).collect();
+            paths.sort();
+            paths
+        };
+        assert_eq!(
+            paths(&mut records),
+            ["/run/netns/1", "/run/netns/2"].map(PathBuf::from)
+        );
+        assert_eq!(records.known.len(), 4);
+        // One gets another state, one goes, one comes. What is known is not read again.
+        let second = boot.join("pending_orl2.aa_10.244.0.3");
+        fs::write(&second, owner("a", "/run/netns/unread")).expect("change a record");
+        fs::rename(&second, boot.join("ready_orl2.aa_10.244.0.3")).expect("rename a record");
+        fs::remove_file(boot.join("ready_orl1.aa_10.244.0.2")).expect("remove a record");
+        let sixth = boot.join("pending_orl6.aa_10.244.0.7");
+        fs::write(sixth, owner("a", "/run/netns/6")).expect("write a record");
+        assert_eq!(
+            paths(&mut records),
+            ["/run/netns/2", "/run/netns/6"].map(PathBuf::from)
+        );
         // Nobody has been attached yet.
-        let none = Records::new(&dir.path().join("nothing"));
-        assert_eq!(none.namespaces(|_| Some("a")).len(), 0);
+        let mut none = Records::new(&dir.path().join("nothing"));
+        assert_eq!(none.cookies(|_| true, |_| Some(1)), []);
+    }
+
+    #[test]
+    fn a_namespace_is_asked_for_its_cookie_once_it_is_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let boot_id = fs::read_to_string(BOOT_ID).expect("a boot id");
+        let boot = dir.path().join("orlop").join(boot_id.trim());
+        fs::create_dir_all(&boot).expect("make a folder");
+        let netns = dir.path().join("netns");
+        for uid in ["a", "b"] {
+            let content = serde_json::json!({ "podUID": uid, "netns": netns });
+            fs::write(
+                boot.join(format!("ready_orl.{uid}_10.244.0.2")),
+                content.to_string(),
+            )
+            .expect("write a record");
+        }
+        let mut records = Records::new(dir.path());
+        let is_a = |uid: &str| uid == "a";
+        assert_eq!(records.cookies(is_a, |_| Some(7)), []);
+        File::create(&netns).expect("make a namespace");
+        assert_eq!(records.cookies(is_a, |_| None), []);
+        assert_eq!(records.cookies(is_a, |_| Some(7)), [("a", 7)]);
+        assert_eq!(records.cookies(is_a, |_| unreachable!("it is known")), [("a", 7)]);
     }
 }
