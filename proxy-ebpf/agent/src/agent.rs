@@ -35,6 +35,7 @@ use crate::{
     node_ports::NodePortAddresses,
     objects::{Collection, Objects},
     opt_outs::{OptOut, OptOuts},
+    pace::Pace,
     packets::PacketPrograms,
     pins::Pins,
     plan::{Plan, Tables},
@@ -148,6 +149,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
         writes: 0,
         map_entries_max: settings.map_entries_max,
         refusals: Refusals::default(),
+        pace: Pace::default(),
         node_addresses: BTreeSet::new(),
     };
     let mut nodes = Collection::default();
@@ -176,6 +178,7 @@ pub async fn run(client: Client, settings: Settings, health: Health, metrics: Me
     loop {
         let retry = [
             proxy.retry,
+            proxy.next_turn(),
             proxy.health_checks.retry(),
             network.retry(),
             devices.retry(),
@@ -289,8 +292,8 @@ struct Proxy {
     collector: Collector,
     health_checks: HealthChecks,
     metrics: Metrics,
-    /// When the changes happened that are not in the maps yet.
-    triggers: Vec<SystemTime>,
+    /// When the changes happened that are not in the maps yet, and of which Service.
+    triggers: Vec<(ObjectName, SystemTime)>,
     pins: Pins,
     cgroup: PathBuf,
     features: Features,
@@ -314,6 +317,8 @@ struct Proxy {
     map_entries_max: u32,
     /// Services that are too large for the maps.
     refusals: Refusals,
+    /// Services that are so large that they are not planned at once whenever they change.
+    pace: Pace,
     /// Addresses that should have node ports.
     node_addresses: BTreeSet<IpAddr>,
 }
@@ -325,10 +330,14 @@ impl Proxy {
     }
 
     fn on_slice(&mut self, event: Event<(ObjectName, Option<EndpointSlice>)>, trigger: Option<SystemTime>) {
+        let service = match &event {
+            Event::Apply((_, Some(slice))) => Some(slice.service().clone()),
+            _ => None,
+        };
         let changed = self.objects.on_slice(event);
         self.metrics.endpoints_changed(changed, SystemTime::now());
         if changed > 0 {
-            self.triggers.extend(trigger);
+            self.triggers.extend(service.zip(trigger));
         }
     }
 
@@ -338,7 +347,13 @@ impl Proxy {
             return;
         }
         if self.complete {
-            if !self.objects.has_changes() && self.tables.node_addresses() == &self.node_addresses {
+            let now = Instant::now();
+            let all_wait = self
+                .objects
+                .changed()
+                .iter()
+                .all(|service| self.waits(service, now));
+            if all_wait && self.tables.node_addresses() == &self.node_addresses {
                 return;
             }
             for service in &self.blocked {
@@ -384,6 +399,23 @@ impl Proxy {
         }
     }
 
+    /// Whether a Service has to let others go first. One that is gone leaves room, which others may be waiting for.
+    fn waits(&self, service: &ObjectName, now: Instant) -> bool {
+        self.pace.rests_until(service, now).is_some() && self.objects.is_there(service)
+    }
+
+    /// When the first of the Services that wait is to be planned.
+    fn next_turn(&self) -> Option<Instant> {
+        if !self.complete {
+            // There is a time to try again then, for all of them.
+            return None;
+        }
+        let now = Instant::now();
+        let waiting = self.objects.changed().iter();
+        let turns = waiting.map(|service| self.pace.rests_until(service, now).unwrap_or(now));
+        turns.min()
+    }
+
     /// Asks for those Services to be planned that were left out and for which there is room now, because others have left it or
     /// because they ask for less. Whether there are any.
     fn readmit(&mut self) -> bool {
@@ -403,13 +435,20 @@ impl Proxy {
         let begun = Instant::now();
         let sync = if self.complete { Sync::Partial } else { Sync::Full };
         let mut changes = if self.complete {
-            self.objects.take_changes()
+            let changed = self.objects.changed().iter();
+            let waiting = changed.filter(|service| self.waits(service, begun));
+            let waiting: BTreeSet<_> = waiting.cloned().collect();
+            self.objects.take_changes(|service| waiting.contains(service))
         } else {
             self.health_checks.clear();
             let all = self.objects.all();
             self.refusals.keep_only(&all);
             all
         };
+        let sizes: Vec<_> = changes
+            .iter()
+            .map(|change| (change.service.clone(), change.backends()))
+            .collect();
         self.refusals.apply(&mut changes);
         for change in &changes {
             self.health_checks.set(&change.service, change.health_check);
@@ -428,12 +467,18 @@ impl Proxy {
         self.appeared.extend(&plan.appeared);
         // Until the plan is carried out the tables are ahead of the maps.
         self.stale = true;
+        let planned = begun.elapsed();
         let rooms = self.maps.too_small(self.tables.sizes(), self.map_entries_max);
         if !rooms.is_empty() {
             self.grow(&rooms)?;
         }
+        let applying = Instant::now();
         self.maps.apply(&plan)?;
         self.stale = false;
+        // Without the growth of maps, which is rare and nobody's in particular.
+        let took = planned + applying.elapsed();
+        let sizes = sizes.iter().map(|(service, backends)| (service, *backends));
+        self.pace.planned(Instant::now(), took, sizes);
         self.collector.flush(Flush {
             left: self.left.iter().copied().collect(),
             appeared: self.appeared.drain(..).collect(),
@@ -444,9 +489,15 @@ impl Proxy {
         self.done(plan);
         if !self.complete || self.writes >= WRITES_PER_RELEASE {
             self.writes = 0;
+            self.tables.shrink();
             sys::release_free_memory();
         }
-        let triggers = std::mem::take(&mut self.triggers);
+        let changed = self.objects.changed();
+        let (waiting, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.triggers)
+            .into_iter()
+            .partition(|(service, _)| changed.contains(service));
+        self.triggers = waiting;
+        let triggers: Vec<_> = done.into_iter().map(|(_, time)| time).collect();
         self.metrics
             .synced(sync, SystemTime::now(), begun.elapsed(), &triggers);
         let usage = self.maps.usage(self.tables.sizes());

@@ -26,6 +26,7 @@ pub mod node;
 pub mod node_ports;
 pub mod objects;
 pub mod opt_outs;
+pub mod pace;
 pub mod packets;
 pub mod pins;
 pub mod plan;

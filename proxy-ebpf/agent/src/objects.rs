@@ -135,15 +135,22 @@ impl Objects {
         self.changed.insert(service);
     }
 
-    /// Whether [`Self::take_changes`] would return anything.
-    pub fn has_changes(&self) -> bool {
-        !self.changed.is_empty()
+    /// The Services that have changed since they were taken last.
+    pub fn changed(&self) -> &BTreeSet<ObjectName> {
+        &self.changed
     }
 
-    /// What the Services that changed should look like now.
-    pub fn take_changes(&mut self) -> Vec<Change> {
+    /// What the Services that changed should look like now, except for those that wait.
+    pub fn take_changes(&mut self, waits: impl Fn(&ObjectName) -> bool) -> Vec<Change> {
         let changed = std::mem::take(&mut self.changed);
+        let (waiting, changed): (BTreeSet<_>, BTreeSet<_>) = changed.into_iter().partition(waits);
+        self.changed = waiting;
         changed.into_iter().map(|name| self.change(name)).collect()
+    }
+
+    /// Whether anything is known of a Service, so that planning it is more than removing it.
+    pub fn is_there(&self, service: &ObjectName) -> bool {
+        self.services.current.contains_key(service)
     }
 
     /// What every Service should look like.

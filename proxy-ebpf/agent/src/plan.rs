@@ -196,6 +196,13 @@ pub struct Change {
     pub health_check: Option<HealthCheck>,
 }
 
+impl Change {
+    /// How many backends all ports have together.
+    pub fn backends(&self) -> usize {
+        self.ports.iter().map(|port| port.backends.len()).sum()
+    }
+}
+
 /// Writes to the maps, in the order of the fields.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -750,6 +757,28 @@ impl Tables {
         let hash = self.hasher.hash_one(address);
         if let Ok(entry) = self.backend_ids.find_entry(hash, |other| *other == id) {
             entry.remove();
+        }
+    }
+
+    /// Gives back room that much larger tables once needed.
+    pub fn shrink(&mut self) {
+        let is_roomy = |len: usize, capacity: usize| len < capacity / 4;
+        if is_roomy(self.frontends.len(), self.frontends.capacity()) {
+            self.frontends.shrink_to_fit();
+        }
+        if is_roomy(self.owned.len(), self.owned.capacity()) {
+            self.owned.shrink_to_fit();
+        }
+        if is_roomy(self.services.len(), self.services.capacity()) {
+            self.services.shrink_to_fit();
+        }
+        if is_roomy(self.backend_ids.len(), self.backend_ids.capacity()) {
+            let (backends, hasher) = (&self.backends, &self.hasher);
+            let hash = |id: &BackendId| backends.get(id).map_or(0, |user| hasher.hash_one(user.address));
+            self.backend_ids.shrink_to_fit(hash);
+        }
+        if is_roomy(self.backends.len(), self.backends.capacity()) {
+            self.backends.shrink_to_fit();
         }
     }
 

@@ -855,6 +855,10 @@ fn plan_a_million_endpoints() {
     assert_eq!(tables.sizes().slots, COUNT as usize + 1);
     let plan = tables.plan(vec![service("huge", &[])]);
     assert_eq!(plan.delete_backends.len(), COUNT as usize);
+    // What is left is found in smaller tables too.
+    tables.shrink();
+    let plan = tables.plan(vec![web(&["10.0.0.1:1", "10.0.0.2:1"])]);
+    assert_eq!((plan.put_backends.len(), plan.put_slots.len()), (1, 1));
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl History {
         if dead {
             self.restart(sandbox);
         } else {
-            let changes = self.objects.take_changes();
+            let changes = self.objects.take_changes(|_| false);
             sandbox.plan(&mut self.tables, changes);
         }
         let mut places = places();
