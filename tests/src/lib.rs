@@ -15,6 +15,7 @@ mod containerd;
 mod control_plane;
 mod etcd;
 mod gateway;
+pub mod iperf;
 mod kubeconfig;
 pub mod kubectl;
 mod layout;

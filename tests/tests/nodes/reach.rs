@@ -1,10 +1,13 @@
 //! Who reaches whom, and with which address.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tests::suite::World;
+use tests::{
+    Place, iperf,
+    suite::{World, test_program},
+};
 
 use crate::stage::{NODES, STREAM_PORT, Stage, at, pod};
 
@@ -65,6 +68,14 @@ pub(crate) fn nodes_reach_pods(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Fails unless a stream has passed. A connection whose large packets are lost transfers next to nothing.
+fn passed(report: &str) -> Result<()> {
+    let report: Value = serde_json::from_str(report.trim()).context("a report")?;
+    let bytes = report["bytes_per_second"].as_f64().unwrap_or_default();
+    ensure!(report["failures"] == 0 && bytes > 1_000_000.0, "{report}");
+    Ok(())
+}
+
 /// What fits between neighbours does not fit into the tunnel: pods must know.
 pub(crate) fn large_packets_pass(world: &World<'_>) -> Result<()> {
     let stage = Stage::set(world)?;
@@ -72,13 +83,45 @@ pub(crate) fn large_packets_pass(world: &World<'_>) -> Result<()> {
         for &ip in &stage.ips[&to] {
             let target = at(ip, STREAM_PORT);
             let text = stage.in_pod(from, &["load", &target, "--mode", "stream", "--seconds", "1"])?;
-            let report: Value = serde_json::from_str(text.trim()).context("a report")?;
-            let bytes = report["bytes_per_second"].as_f64().unwrap_or_default();
-            // A connection whose large packets are lost transfers next to nothing.
-            if report["failures"] != 0 || bytes < 1_000_000.0 {
-                bail!("pod-{from} to {target}: {report}");
-            }
+            passed(&text).with_context(|| format!("pod-{from} to {target}"))?;
         }
+    }
+    // By a Service, from a machine that knows nothing of the tunnel: it is told by the address that it has asked for.
+    let far = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "far"},
+        "spec": {
+            "type": "NodePort",
+            "selector": {"node": "3"},
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{"port": STREAM_PORT}],
+        },
+    });
+    world.run(&["label", "pod", "pod-3", "node=3"])?;
+    world.apply(&far.to_string())?;
+    let far = world.get(&["service", "far"])?;
+    let port = far["spec"]["ports"][0]["nodePort"].as_u64();
+    let port = port
+        .and_then(|port| u16::try_from(port).ok())
+        .context("a node port")?;
+    let cluster_ips = far["spec"]["clusterIPs"].as_array().into_iter().flatten();
+    let cluster_ips = cluster_ips.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
+    let layout = world.cluster.layout();
+    let mut ways: Vec<_> = [IpAddr::from(layout.node_ip(1)), layout.node_ip6(1).into()]
+        .map(|ip| (Place::Outside, at(ip, port)))
+        .to_vec();
+    let packets = stage.namespace_of(1)?;
+    ways.extend(cluster_ips.map(|ip| (packets, at(ip, STREAM_PORT))));
+    for (place, target) in ways {
+        world.until(&format!("large packets from {place:?} to {target}"), || {
+            let output = place
+                .command(world.cluster, &test_program())?
+                .args(["load", &target, "--mode", "stream", "--seconds", "1"])
+                .output()
+                .context("run the test program")?;
+            passed(&String::from_utf8_lossy(&output.stdout))
+        })?;
     }
     for node in NODES {
         let mtu = world.run(&[
@@ -113,11 +156,15 @@ pub(crate) fn a_service_spreads(world: &World<'_>) -> Result<()> {
     for ip in ips.iter().filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok()) {
         for from in NODES {
             world.until(&format!("all backends to answer pod-{from} at {ip}"), || {
-                let report = stage.connect(from, &at(ip, 80), 40)?;
-                match report.backends.len() {
-                    3 => Ok(()),
-                    _ => bail!("{report:?}"),
+                // By the sockets of a pod, and by its packets.
+                let target = at(ip, 80);
+                for report in [
+                    stage.connect(from, &target, 40)?,
+                    stage.connect_by_packets(from, &target, 40)?,
+                ] {
+                    ensure!(report.backends.len() == 3, "{report:?}");
                 }
+                Ok(())
             })?;
         }
     }
@@ -146,35 +193,113 @@ pub(crate) fn host_port(world: &World<'_>) -> Result<()> {
     }
     // It is closed with the pod.
     world.run(&["delete", "pod", "pod-1", "--wait=true"])?;
-    world.until("the host port to be closed", || {
-        match stage.connect(2, &at(layout.node_ip(1).into(), 8180), 1) {
-            Err(_) => Ok(()),
-            Ok(report) => bail!("{report:?}"),
-        }
-    })
+    for ip in [IpAddr::from(layout.node_ip(1)), layout.node_ip6(1).into()] {
+        world.until("the host port to be closed", || {
+            match stage.connect(2, &at(ip, 8180), 1) {
+                Err(_) => Ok(()),
+                Ok(report) => bail!("{report:?}"),
+            }
+        })?;
+    }
+    Ok(())
 }
 
-/// The annotation travels through kubelet and containerd to the plugin.
+/// What a pod may get and send, in bits per second.
+const INGRESS: u64 = 40_000_000;
+const EGRESS: u64 = 80_000_000;
+/// What a pod may get, and send, at once before that: containerd asks for as many bits as a number of 32 bits can say.
+const BURST_BYTES: u64 = u32::MAX as u64 / 8;
+/// More than that.
+const DRAIN: &str = "520M";
+/// How long the other transfers take.
+const SECONDS: &str = "2";
+
+/// The annotations travel through kubelet and containerd to the plugin, and what passes is measured. A limit is a bucket of tokens:
+/// however fast the machine is, no more than the bucket and what has run into it can have passed.
 pub(crate) fn bandwidth(world: &World<'_>) -> Result<()> {
-    let mut pods = NODES.map(|node| pod(world, node));
-    pods[0]["metadata"]["annotations"] =
-        json!({"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "16M"});
-    let stage = Stage::set_with(world, pods.to_vec())?;
-    let link = stage.ip(1, &["-4", "route", "get", &stage.ips[&1][0].to_string()])?;
-    let link = link
-        .split("dev ")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next())
-        .context("no route")?;
-    let shown = stage.ip(1, &["link", "show", "dev", link])?;
-    if !shown.contains("qdisc tbf") {
-        bail!("the node's end is not limited: {shown}");
+    let mut pods = NODES.map(|node| pod(world, node)).to_vec();
+    pods[0]["metadata"]["annotations"] = json!({
+        "kubernetes.io/ingress-bandwidth": INGRESS.to_string(),
+        "kubernetes.io/egress-bandwidth": EGRESS.to_string(),
+    });
+    let mut neighbour = pod(world, 1);
+    neighbour["metadata"]["name"] = json!("neighbour");
+    pods.push(neighbour);
+    let stage = Stage::set_with(world, pods)?;
+    world.run(&["wait", "--for=condition=Ready", "--timeout=90s", "pod/neighbour"])?;
+    let limited = Peer::of(&stage, "pod-1")?;
+    // Without limits, on the same node and on another one.
+    let others = [Peer::of(&stage, "neighbour")?, Peer::of(&stage, "pod-2")?];
+    for (what, bits, inbound) in [("gets", INGRESS, true), ("sends", EGRESS, false)] {
+        let way = |other: &'_ Peer| {
+            if inbound {
+                (other.place, limited.place)
+            } else {
+                (limited.place, other.place)
+            }
+        };
+        let (begun, mut passed) = (Instant::now(), 0);
+        let mut pass = |other: &Peer, family: usize, arguments: &[&str]| -> Result<(u64, u64)> {
+            let to = if inbound { &limited } else { other };
+            let transfer = iperf::transfer(
+                world.cluster,
+                way(other),
+                (&to.ips[family], iperf::PORT),
+                arguments,
+            )?;
+            let most = BURST_BYTES + (begun.elapsed().as_secs_f64() * bits as f64 / 8.0) as u64 - passed;
+            passed += transfer.bytes;
+            Ok((transfer.bytes, most))
+        };
+        let (bytes, most) = pass(&others[0], 0, &["-n", DRAIN])?;
+        ensure!(
+            bytes > BURST_BYTES && bytes <= most,
+            "pod-1 {what} {bytes} bytes at once, of {most}"
+        );
+        let mut most_of_all = 0;
+        for (other, family) in others.iter().flat_map(|other| [(other, 0), (other, 1)]) {
+            let (bytes, most) = pass(other, family, &["-t", SECONDS])?;
+            println!(
+                "  pod-1 {what} {bytes} of at most {most} bytes, the other is {}",
+                other.name
+            );
+            ensure!(
+                (1..=most).contains(&bytes),
+                "pod-1 {what} {bytes} bytes of {most}"
+            );
+            most_of_all = most_of_all.max(most);
+        }
+        // Without a limit more passes in the same time, on one node and between two.
+        for (other, from) in others.iter().flat_map(|other| [(other, 1), (other, 2)]) {
+            let what = format!("more than {most_of_all} bytes from node{from} to {}", other.name);
+            world.until(&what, || {
+                let places = (Place::Node(from), other.place);
+                let to = (other.ips[0].as_str(), iperf::PORT);
+                let free = iperf::transfer(world.cluster, places, to, &["-t", SECONDS])?;
+                ensure!(free.bytes > most_of_all, "{free:?}");
+                Ok(())
+            })?;
+        }
     }
-    let target = at(stage.ips[&2][0], STREAM_PORT);
-    let text = stage.in_pod(1, &["load", &target, "--mode", "stream", "--seconds", "1"])?;
-    if text.contains("\"failures\": 0") {
-        Ok(())
-    } else {
-        bail!("{text}")
+    Ok(())
+}
+
+/// A pod that sends or gets.
+struct Peer {
+    name: &'static str,
+    place: Place,
+    /// Its addresses, one of each family.
+    ips: Vec<String>,
+}
+
+impl Peer {
+    fn of(stage: &Stage<'_>, name: &'static str) -> Result<Self> {
+        let pod = stage.world.get(&["pod", name])?;
+        let ips = pod["status"]["podIPs"].as_array().into_iter().flatten();
+        Ok(Self {
+            name,
+            place: Place::namespace_of_pod(pod["metadata"]["uid"].as_str().context("a pod without uid")?)?,
+            ips: ips.filter_map(|ip| Some(ip["ip"].as_str()?.to_owned())).collect(),
+        })
     }
 }

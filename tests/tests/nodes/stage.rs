@@ -99,6 +99,23 @@ impl<'a> Stage<'a> {
         report(&self.in_pod(node, &["connect", target, "--count", &count])?)
     }
 
+    /// The same of a process in the pod's network namespace but outside of its cgroup: packets are translated, no sockets.
+    pub(crate) fn connect_by_packets(&self, node: usize, target: &str, count: usize) -> Result<Report> {
+        let output = self
+            .namespace_of(node)?
+            .command(self.world.cluster, &test_program())?
+            .args(["connect", target, "--count", &count.to_string()])
+            .output()
+            .context("run the test program beside a pod")?;
+        report(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    /// The network namespace of the pod of a node.
+    pub(crate) fn namespace_of(&self, node: usize) -> Result<Place> {
+        let pod = self.world.get(&["pod", &format!("pod-{node}")])?;
+        Place::namespace_of_pod(pod["metadata"]["uid"].as_str().context("a pod without uid")?)
+    }
+
     /// The answer to a pod's request for a path.
     pub(crate) fn ask(&self, node: usize, target: &str, path: &str) -> Result<String> {
         let report = report(&self.in_pod(node, &["connect", target, "--path", path])?)?;

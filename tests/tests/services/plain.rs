@@ -3,20 +3,17 @@
 use std::{
     io::Write,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{
-    Place,
+    Place, iperf,
     suite::{World, expect_contains},
 };
 
 use crate::stage::{Stage, at};
-
-/// iperf3's own port.
-const IPERF: u16 = 5201;
 
 /// Where programs of this machine can run: a pod's network namespace, whose packets are translated; a node, whose sockets are;
 /// and outside of the cluster.
@@ -61,7 +58,7 @@ pub(crate) fn plain_clients(world: &World<'_>) -> Result<()> {
     let service = stage.service(json!({"type": "NodePort", "ports": [
         {"name": "tcp", "port": 80, "protocol": "TCP"},
         {"name": "udp", "port": 80, "protocol": "UDP"},
-        {"name": "iperf", "port": IPERF, "protocol": "TCP"},
+        {"name": "iperf", "port": iperf::PORT, "protocol": "TCP"},
     ]}))?;
     let node_ports: Vec<u16> = (0..3)
         .map(|index| {
@@ -79,12 +76,12 @@ pub(crate) fn plain_clients(world: &World<'_>) -> Result<()> {
         } else {
             service.cluster_ips()
         };
-        let [tcp, udp, iperf] = match node_ports[..] {
+        let [tcp, udp, iperf_port] = match node_ports[..] {
             [tcp, udp, iperf] if outside => [tcp, udp, iperf],
-            _ => [80, 80, IPERF],
+            _ => [80, 80, iperf::PORT],
         };
         for ip in ips {
-            let (host, tcp, udp, iperf) = (ip.to_string(), tcp, udp.to_string(), iperf.to_string());
+            let (host, udp) = (ip.to_string(), udp.to_string());
             let url = format!("http://{}/hostname", at(ip, tcp));
             let tcp = tcp.to_string();
             let by = |what: &str| format!("{what} of {name} at {host}");
@@ -114,55 +111,13 @@ pub(crate) fn plain_clients(world: &World<'_>) -> Result<()> {
                 expect_contains("dig", &run(dig, "")?, "\"web-1\"")
             })?;
             world.until(&by("iperf3"), || {
-                let _server = Server::start(&stage)?;
-                let arguments = [
-                    "-c",
-                    &host,
-                    "-p",
-                    &iperf,
-                    "-n",
-                    "4M",
-                    "-J",
-                    "--connect-timeout",
-                    "5000",
-                ];
-                let iperf = command(world, place, "iperf3", &arguments)?;
-                let report: Value = serde_json::from_str(&run(iperf, "")?).context("iperf3's report")?;
-                match report["end"]["sum_received"]["bytes"].as_f64() {
-                    Some(bytes) if bytes >= 4e6 => Ok(()),
-                    received => bail!("{received:?} bytes were received"),
-                }
+                let places = (place, stage.namespace_of("web-1")?);
+                let received =
+                    iperf::transfer(world.cluster, places, (&host, iperf_port), &["-n", "4M"])?.bytes;
+                ensure!(received >= 4_000_000, "{received} bytes were received");
+                Ok(())
             })?;
         }
     }
     Ok(())
-}
-
-/// iperf3 beside the backend, for one client.
-struct Server(Child);
-
-impl Server {
-    fn start(stage: &Stage<'_>) -> Result<Self> {
-        let port = IPERF.to_string();
-        let place = stage.namespace_of("web-1")?;
-        let mut command = command(stage.world, place, "iperf3", &["-s", "-1", "-p", &port])?;
-        let child = command.stdout(Stdio::null()).spawn().context("start iperf3")?;
-        let server = Self(child);
-        stage.world.until("iperf3 to listen", || {
-            let ss = run(
-                self::command(stage.world, place, "ss", &["-Hltn", &format!("sport = :{port}")])?,
-                "",
-            )?;
-            expect_contains("ss", &ss, &port)
-        })?;
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended by itself if its client has been there.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
