@@ -15,7 +15,8 @@ pub(crate) enum Subject {
     /// The control plane's HTTPS API, checked likewise, while its process is killed by SIGKILL again and again.
     ControlPlane(ControlPlane),
     /// Connections all the time, by every path, on a cluster of two nodes whose agents are killed and replaced while endpoints
-    /// change and maps grow: none may fail. Then one long random history of Services, checked against a model.
+    /// change and maps grow: none may fail. Then a Service of a million endpoints comes and goes beside others, and one long
+    /// random history of Services is checked against a model.
     DataPlane(DataPlane),
 }
 
@@ -94,6 +95,7 @@ fn data_plane(options: &DataPlane) -> Result<()> {
             "services",
             "--",
             "no_connection_fails",
+            "a_giant_service",
         ],
         &[("ORLOP_LOAD_MINUTES", options.minutes.to_string())],
     )?;

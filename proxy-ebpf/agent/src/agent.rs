@@ -477,15 +477,17 @@ impl Proxy {
         self.stale = false;
         // Without the growth of maps, which is rare and nobody's in particular.
         let took = planned + applying.elapsed();
-        let sizes = sizes.iter().map(|(service, backends)| (service, *backends));
-        self.pace.planned(Instant::now(), took, sizes);
+        let planned = sizes.iter().map(|(service, backends)| (service, *backends));
+        self.pace.planned(Instant::now(), took, planned);
         self.collector.flush(Flush {
             left: self.left.iter().copied().collect(),
             appeared: self.appeared.drain(..).collect(),
             joined: plan.joined.iter().copied().collect(),
         });
         self.reaper.end(std::mem::take(&mut self.left));
-        self.writes += plan.writes();
+        // Also of a Service that is left out.
+        let backends = sizes.iter().map(|(_, backends)| backends).sum();
+        self.writes += plan.writes().max(backends);
         self.done(plan);
         if !self.complete || self.writes >= WRITES_PER_RELEASE {
             self.writes = 0;

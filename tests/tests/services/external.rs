@@ -1,6 +1,6 @@
 //! Services as seen from nodes and from outside the cluster.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -8,9 +8,9 @@ use tests::{Component, suite::World};
 
 use crate::stage::{
     BACKENDS,
-    Client::{Node, Outside, Packets, Pod},
+    Client::{self, Node, Outside, Packets, Pod},
     EVERYBODY,
-    Expect::{Answers, Dropped, Nobody},
+    Expect::{self, Answers, Dropped, Nobody},
     Service, Stage, at,
 };
 
@@ -54,13 +54,9 @@ pub(crate) fn node_port(world: &World<'_>) -> Result<()> {
     let service = stage.service(json!({"type": "NodePort"}))?;
     for node in [1, 2] {
         for ip in stage.node_addresses(node) {
-            let target = at(ip, service.node_port()?);
-            stage.expect_by("tcp", &EVERYBODY, &target, Answers(&BACKENDS))?;
-            let udp = service.get("/spec/ports/1/nodePort").and_then(Value::as_u64);
-            let udp = udp
-                .and_then(|port| u16::try_from(port).ok())
-                .context("a node port")?;
-            stage.expect_by("udp", &EVERYBODY, &at(ip, udp), Answers(&BACKENDS))?;
+            for (protocol, port) in service.node_ports()? {
+                stage.expect_by(protocol, &EVERYBODY, &at(ip, port), Answers(&BACKENDS))?;
+            }
         }
     }
     Ok(())
@@ -70,10 +66,12 @@ pub(crate) fn node_port_on_loopback(world: &World<'_>) -> Result<()> {
     let stage = Stage::set(world)?;
     let service = stage.service(json!({"type": "NodePort"}))?;
     for ip in parse(["127.0.0.1", "::1"])? {
-        let target = at(ip, service.node_port()?);
-        stage.expect_by("tcp", &[Node(1), Node(2)], &target, Answers(&BACKENDS))?;
-        // The loopback of a pod is its own.
-        stage.expect_by("tcp", &[Pod(1)], &target, Nobody)?;
+        for (protocol, port) in service.node_ports()? {
+            let target = at(ip, port);
+            stage.expect_by(protocol, &[Node(1), Node(2)], &target, Answers(&BACKENDS))?;
+            // The loopback of a pod is its own.
+            stage.expect_by(protocol, &[Pod(1), Packets], &target, Nobody)?;
+        }
     }
     Ok(())
 }
@@ -82,24 +80,29 @@ pub(crate) fn node_port_on_loopback(world: &World<'_>) -> Result<()> {
 pub(crate) fn node_port_at_chosen_addresses(world: &World<'_>) -> Result<()> {
     let stage = Stage::set(world)?;
     let service = stage.service(json!({"type": "NodePort"}))?;
-    let port = service.node_port()?;
+    let ports = service.node_ports()?;
     let [ipv4, ipv6] = stage.node_addresses(2);
+    let expect = |clients: &[Client], ip: IpAddr, expected: Expect<'_>| -> Result<()> {
+        for (protocol, port) in ports {
+            stage.expect_by(protocol, clients, &at(ip, port), expected)?;
+        }
+        Ok(())
+    };
     let clients = [Node(2), Outside];
     for ip in [ipv4, ipv6] {
-        stage.expect_by("tcp", &clients, &at(ip, port), Answers(&BACKENDS))?;
+        expect(&clients, ip, Answers(&BACKENDS))?;
     }
     world.cluster.restart_with(
         Component::ProxyEbpf(2),
         &["--nodeport-addresses", &format!("{ipv4}/32")],
     )?;
-    let outcome = stage
-        .expect_by("tcp", &clients, &at(ipv6, port), Nobody)
-        .and_then(|()| stage.expect_by("tcp", &[Node(2)], &at("127.0.0.1".parse()?, port), Nobody))
-        .and_then(|()| stage.expect_by("tcp", &clients, &at(ipv4, port), Answers(&BACKENDS)));
+    let outcome = expect(&clients, ipv6, Nobody)
+        .and_then(|()| expect(&[Node(2)], Ipv4Addr::LOCALHOST.into(), Nobody))
+        .and_then(|()| expect(&clients, ipv4, Answers(&BACKENDS)));
     world.cluster.restart_with(Component::ProxyEbpf(2), &[])?;
     outcome?;
     for ip in [ipv4, ipv6] {
-        stage.expect_by("tcp", &clients, &at(ip, port), Answers(&BACKENDS))?;
+        expect(&clients, ip, Answers(&BACKENDS))?;
     }
     Ok(())
 }
@@ -126,11 +129,11 @@ pub(crate) fn load_balancer_source_ranges(world: &World<'_>) -> Result<()> {
     let addresses = balance(&stage)?;
     for ip in &addresses {
         stage.expect(&[Outside, Node(1)], &at(*ip, 80), Answers(&BACKENDS))?;
-        stage.expect(&[Packets], &at(*ip, 80), Nobody)?;
+        stage.expect(&[Pod(1), Packets], &at(*ip, 80), Nobody)?;
     }
     service(&["192.0.2.0/24", "2001:db8:2::/64"])?;
     for ip in &addresses {
-        stage.expect(&[Outside], &at(*ip, 80), Dropped)?;
+        stage.expect(&[Outside, Node(1), Pod(1), Packets], &at(*ip, 80), Dropped)?;
     }
     // Ranges of one family do not restrict the other.
     service(&["192.0.2.0/24"])?;
@@ -161,8 +164,11 @@ pub(crate) fn external_traffic_policy_local(world: &World<'_>) -> Result<()> {
     let balancer = balance(&stage)?;
     for node in [1, 2] {
         for ip in stage.node_addresses(node) {
+            let own = [BACKENDS[node - 1]];
+            for (protocol, port) in service.node_ports()? {
+                stage.expect_by(protocol, &[Outside], &at(ip, port), Answers(&own))?;
+            }
             let target = at(ip, service.node_port()?);
-            stage.expect_by("tcp", &[Outside], &target, Answers(&[BACKENDS[node - 1]]))?;
             // The backend sees who it is.
             let seen = stage.ask(Outside, &target, "/clientip")?;
             ensure!(
@@ -186,7 +192,9 @@ pub(crate) fn external_traffic_policy_local(world: &World<'_>) -> Result<()> {
     // A node without a backend drops, so that the load balancer's next try goes elsewhere.
     world.run(&["delete", "pod", "web-2"])?;
     for ip in stage.node_addresses(2) {
-        stage.expect_by("tcp", &[Outside], &at(ip, service.node_port()?), Dropped)?;
+        for (protocol, port) in service.node_ports()? {
+            stage.expect_by(protocol, &[Outside], &at(ip, port), Dropped)?;
+        }
         world.until("the health check to say no", || {
             match stage.ask(Outside, &at(ip, health), "/") {
                 Err(_) => Ok(()),
@@ -210,7 +218,7 @@ pub(crate) fn host_port(world: &World<'_>) -> Result<()> {
         stage.expect(&EVERYBODY, &at(ip, 8180), Answers(&["web-1"]))?;
     }
     for ip in stage.node_addresses(2) {
-        stage.expect_by("tcp", &[Pod(1), Outside], &at(ip, 8180), Nobody)?;
+        stage.expect(&[Pod(1), Packets, Outside], &at(ip, 8180), Nobody)?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Services as seen from inside the cluster.
 
+use std::{collections::BTreeSet, thread, time::Duration};
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tests::suite::World;
@@ -7,6 +9,7 @@ use tests::suite::World;
 use crate::stage::{
     BACKENDS,
     Client::{self, Backend, BackendPackets, Node, Packets, Pod},
+    EVERYBODY,
     Expect::{Answers, Nobody, OneOf, Refused},
     INSIDE, Stage, at,
 };
@@ -98,13 +101,35 @@ pub(crate) fn without_selector(world: &World<'_>) -> Result<()> {
 
 pub(crate) fn session_affinity(world: &World<'_>) -> Result<()> {
     let stage = Stage::set(world)?;
-    let service = stage.service(json!({
-        "sessionAffinity": "ClientIP",
-        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
-    }))?;
+    let with_timeout = |seconds: u32| {
+        stage.service(json!({
+            "type": "NodePort",
+            "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}},
+        }))
+    };
+    let service = with_timeout(600)?;
     stage.endpoints(2)?;
     for ip in service.cluster_ips() {
         stage.expect(&INSIDE, &at(ip, 80), OneOf(&BACKENDS))?;
+    }
+    for ip in stage.node_addresses(1) {
+        for (protocol, port) in service.node_ports()? {
+            stage.expect_by(protocol, &[Client::Outside], &at(ip, port), OneOf(&BACKENDS))?;
+        }
+    }
+    // Whoever stays away for longer is nobody's client any more, and may get another backend.
+    with_timeout(1)?;
+    for ip in service.cluster_ips() {
+        for client in [Pod(1), Packets] {
+            let mut seen = BTreeSet::new();
+            world.until(&format!("{client:?} to see both backends in time"), || {
+                seen.insert(stage.ask(client, &at(ip, 80), "/hostname")?);
+                thread::sleep(Duration::from_millis(1500));
+                ensure!(seen.len() == BACKENDS.len(), "{seen:?}");
+                Ok(())
+            })?;
+        }
     }
     Ok(())
 }
@@ -118,7 +143,7 @@ pub(crate) fn internal_traffic_policy_local(world: &World<'_>) -> Result<()> {
     }
     world.run(&["delete", "pod", "web-1"])?;
     for ip in service.cluster_ips() {
-        stage.expect(&[Pod(1), Packets], &at(ip, 80), Nobody)?;
+        stage.expect(&[Pod(1), Packets, Node(1)], &at(ip, 80), Nobody)?;
         stage.expect(&[Pod(2)], &at(ip, 80), Answers(&["web-2"]))?;
     }
     Ok(())
@@ -165,7 +190,7 @@ pub(crate) fn publish_not_ready_addresses(world: &World<'_>) -> Result<()> {
         "pod/web-1",
     ])?;
     for ip in service.cluster_ips() {
-        stage.expect(&[Pod(1), Packets], &at(ip, 80), Refused)?;
+        stage.expect(&INSIDE, &at(ip, 80), Refused)?;
     }
     stage.service(json!({"publishNotReadyAddresses": true}))?;
     for ip in service.cluster_ips() {
@@ -181,13 +206,9 @@ pub(crate) fn no_endpoints_refuse(world: &World<'_>) -> Result<()> {
         stage.expect(&INSIDE, &at(ip, 80), Refused)?;
     }
     for ip in stage.node_addresses(1) {
-        let target = at(ip, service.node_port()?);
-        stage.expect_by(
-            "tcp",
-            &[Pod(1), Packets, Node(1), Client::Outside],
-            &target,
-            Refused,
-        )?;
+        for (protocol, port) in service.node_ports()? {
+            stage.expect_by(protocol, &EVERYBODY, &at(ip, port), Refused)?;
+        }
     }
     Ok(())
 }
@@ -225,7 +246,7 @@ pub(crate) fn service_proxy_name(world: &World<'_>) -> Result<()> {
     let label = "service.kubernetes.io/service-proxy-name";
     world.run(&["label", "service", "web", &format!("{label}=another")])?;
     for ip in service.cluster_ips() {
-        stage.expect(&[Pod(1), Packets], &at(ip, 80), Nobody)?;
+        stage.expect(&INSIDE, &at(ip, 80), Nobody)?;
     }
     world.run(&["label", "service", "web", &format!("{label}-")])?;
     for ip in service.cluster_ips() {

@@ -28,7 +28,7 @@ use crate::{
     stage::{
         BACKENDS,
         Client::{Node, Outside, Pod},
-        Stage, at,
+        Service, Stage, at,
     },
 };
 
@@ -51,28 +51,9 @@ const LARGE_PORTS: u32 = 240;
 const FIRST_SIZE: u64 = 1 << 16;
 
 pub(crate) fn no_connection_fails(world: &World<'_>) -> Result<()> {
-    let minutes = env::var("ORLOP_LOAD_MINUTES").ok();
-    let minutes: u64 = minutes
-        .map_or(Ok(0), |text| text.parse())
-        .context("ORLOP_LOAD_MINUTES")?;
-    let until = Instant::now() + Duration::from_secs(60 * minutes);
+    let until = Instant::now() + Duration::from_secs(60 * minutes()?.unwrap_or(0));
     let stage = Stage::set(world)?;
-    world.run(&["delete", "pod", "web-1", "web-2"])?;
-    let answer = json!({"command": ["/test", "answer"]});
-    stage.apply(&[stage.backend(1, answer.clone()), stage.backend(2, answer)])?;
-    stage.ready(&BACKENDS)?;
-    let service = stage.service(json!({
-        "type": "NodePort",
-        "selector": null,
-        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP"}],
-    }))?;
-    let ips = stage.pod_ips()?;
-    for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-        let addresses: Vec<String> = ips.iter().map(|ips| ips[index].to_string()).collect();
-        stage.apply(&[slice_of_web(family, &addresses)])?;
-    }
-    settled(&stage)?;
-
+    let (service, ips) = web_without_selector(&stage)?;
     let clients = Clients::start(&stage, &service.cluster_ips(), service.node_port()?)?;
     let outcome = loop {
         let outcome = changes(&stage, &ips).and_then(|()| clients.all_run());
@@ -91,6 +72,42 @@ pub(crate) fn no_connection_fails(world: &World<'_>) -> Result<()> {
         ensure!(made > 0.0, "{name} has done nothing: {report}");
     }
     Ok(())
+}
+
+/// How long a long run is to take; `None`: this is a short one.
+pub(crate) fn minutes() -> Result<Option<u64>> {
+    let minutes = env::var("ORLOP_LOAD_MINUTES").ok();
+    minutes
+        .map(|text| text.parse())
+        .transpose()
+        .context("ORLOP_LOAD_MINUTES")
+}
+
+/// The Service `web`, whose slices are made by hand, and the addresses of its backends, which answer connections of [`Clients`].
+pub(crate) fn web_without_selector(stage: &Stage<'_>) -> Result<(Service, Vec<Vec<IpAddr>>)> {
+    stage.world.run(&["delete", "pod", "web-1", "web-2"])?;
+    let answer = json!({"command": ["/test", "answer"]});
+    stage.apply(&[stage.backend(1, answer.clone()), stage.backend(2, answer)])?;
+    stage.ready(&BACKENDS)?;
+    let service = stage.service(json!({
+        "type": "NodePort",
+        "selector": null,
+        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP"}],
+    }))?;
+    let ips = stage.pod_ips()?;
+    for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        let addresses: Vec<String> = ips.iter().map(|ips| ips[index].to_string()).collect();
+        stage.apply(&[slice_of_web(family, &addresses)])?;
+    }
+    settled(stage)?;
+    Ok((service, ips))
+}
+
+/// A fast client of the API.
+pub(crate) async fn client(stage: &Stage<'_>) -> Result<kube::Client> {
+    let kubeconfig = Kubeconfig::read_from(stage.world.cluster.layout().kubeconfig())?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// All that can change, once.
@@ -122,10 +139,7 @@ fn endpoints(stage: &Stage<'_>, ips: &[Vec<IpAddr>]) -> Result<()> {
         .build()
         .context("start tokio")?;
     runtime.block_on(async {
-        let kubeconfig = Kubeconfig::read_from(stage.world.cluster.layout().kubeconfig())?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = kube::Client::try_from(config)?;
-        let slices: Api<EndpointSlice> = Api::namespaced(client, &stage.world.namespace);
+        let slices: Api<EndpointSlice> = Api::namespaced(client(stage).await?, &stage.world.namespace);
         let start = Instant::now();
         tokio::try_join!(
             one_comes_and_goes(&slices, "web-ipv4", ips, 0),
@@ -209,7 +223,7 @@ fn grown(stage: &Stage<'_>) -> Result<()> {
 }
 
 /// Returns once the agents of both nodes have followed all that was done before.
-fn settled(stage: &Stage<'_>) -> Result<()> {
+pub(crate) fn settled(stage: &Stage<'_>) -> Result<()> {
     let world = stage.world;
     world.run(&["create", "service", "clusterip", "seen", "--tcp=80"])?;
     stage.known("seen", &[1, 2])?;
@@ -217,14 +231,14 @@ fn settled(stage: &Stage<'_>) -> Result<()> {
 }
 
 /// Everybody who connects.
-struct Clients {
+pub(crate) struct Clients {
     clients: Vec<(String, Child)>,
     /// The file that ends those that are in no pod.
     stop: TempDir,
 }
 
 impl Clients {
-    fn start(stage: &Stage<'_>, cluster_ips: &[IpAddr], node_port: u16) -> Result<Self> {
+    pub(crate) fn start(stage: &Stage<'_>, cluster_ips: &[IpAddr], node_port: u16) -> Result<Self> {
         let mut clients = Self {
             clients: Vec::new(),
             stop: tempfile::tempdir().context("make a folder")?,
@@ -279,7 +293,7 @@ impl Clients {
     }
 
     /// None of them has ended, whatever the reason.
-    fn all_run(&self) -> Result<()> {
+    pub(crate) fn all_run(&self) -> Result<()> {
         for (name, child) in &self.clients {
             let process = Process::find(i32::try_from(child.id()).context("a pid")?);
             ensure!(process.is_some(), "{name} has ended");
@@ -288,7 +302,7 @@ impl Clients {
     }
 
     /// Tells them to end, and returns what each has to say.
-    fn stop(mut self, stage: &Stage<'_>) -> Result<Vec<(String, Value)>> {
+    pub(crate) fn stop(mut self, stage: &Stage<'_>) -> Result<Vec<(String, Value)>> {
         std::fs::write(self.stop.path().join("stop"), "").context("stop the clients")?;
         stage.world.run(&["exec", CLIENT, "--", "touch", STOP_IN_POD])?;
         let mut reports = Vec::new();

@@ -3,6 +3,7 @@
 //! it shows is a row of the README's feature table.
 
 mod external;
+mod giant;
 mod internal;
 mod load;
 mod odd;
@@ -70,6 +71,7 @@ const SCENARIOS: &[Scenario] = &[
     ("host_port", external::host_port),
     ("plain_clients", plain::plain_clients),
     ("no_connection_fails_under_changes", load::no_connection_fails),
+    ("a_giant_service", giant::a_giant_service),
 ];
 
 fn main() -> ExitCode {

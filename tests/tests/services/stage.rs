@@ -98,6 +98,17 @@ impl Service {
             .context("the Service has no node port")
     }
 
+    /// The node port of each protocol.
+    pub(crate) fn node_ports(&self) -> Result<[(&'static str, u16); 2]> {
+        let port = |name: &str| {
+            let mut ports = self.object["spec"]["ports"].as_array().into_iter().flatten();
+            let port = ports.find(|port| port["name"] == name)?;
+            u16::try_from(port["nodePort"].as_u64()?).ok()
+        };
+        let port = |name| anyhow::Ok((name, port(name).with_context(|| format!("no node port {name}"))?));
+        Ok([port("tcp")?, port("udp")?])
+    }
+
     /// A field.
     pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
         self.object.pointer(pointer)
@@ -135,7 +146,8 @@ impl<'a> Stage<'a> {
         pod
     }
 
-    fn pod(&self, name: &str, node: usize, labels: Value) -> Value {
+    /// A pod of the node that serves HTTP and datagrams.
+    pub(crate) fn pod(&self, name: &str, node: usize, labels: Value) -> Value {
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
