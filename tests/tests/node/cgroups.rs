@@ -52,7 +52,7 @@ pub(crate) fn hold_what_pods_ask_for(world: &World<'_>) -> Result<()> {
     // A container that takes more than it may is ended for that.
     world.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: greedy}}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    \
-         image: {IMAGE}\n    resources: {{limits: {{memory: 16Mi}}}}\n    command: [sh, -c, \"tail -c 64M /dev/zero\"]\n"
+         image: {IMAGE}\n    resources: {{limits: {{memory: 32Mi}}}}\n    command: [tail, -c, 64M, /dev/zero]\n"
     ))?;
     world.run(&[
         "wait",
@@ -61,8 +61,9 @@ pub(crate) fn hold_what_pods_ask_for(world: &World<'_>) -> Result<()> {
         "pod/greedy",
     ])?;
     let greedy = world.get(&["pod", "greedy"])?;
-    let reason = &greedy["status"]["containerStatuses"][0]["state"]["terminated"]["reason"];
-    ensure!(reason == "OOMKilled", "it ended by {reason}");
+    // The reason is OOMKilled only if containerd hears of that before it hears of the end (containerd#8180).
+    let ended = &greedy["status"]["containerStatuses"][0]["state"]["terminated"];
+    ensure!(ended["exitCode"] == 137, "it ended by {ended}");
 
     world.run(&[
         "delete",

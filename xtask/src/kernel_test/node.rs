@@ -9,7 +9,15 @@ use super::{initramfs::Contents, quoted, test_targets};
 use crate::{build, images, setup};
 
 /// Programs that a node and the suite start, besides those of every guest.
-const TOOLS: [&str; 5] = ["containerd", "containerd-shim-runc-v2", "ctr", "runc", "kubectl"];
+const TOOLS: [&str; 6] = [
+    // That of busybox has programs of its own, which it takes before those in the path.
+    "sh",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "runc",
+    "kubectl",
+];
 
 /// The suite's test target.
 const SUITE: &str = "node";

@@ -77,6 +77,8 @@ pub(crate) fn run(scenario: &str) {
         "traffic" => crate::traffic::run([Pair::Veth, Pair::Veth]),
         "netkit" => crate::traffic::run([Pair::Netkit, Pair::Netkit]),
         "netkit-and-veth" => crate::traffic::run([Pair::Veth, Pair::Netkit]),
+        "sctp" => crate::sctp::run(Pair::Veth),
+        "sctp-by-netkit" => crate::sctp::run(Pair::Netkit),
         "veth-and-netkit" => crate::traffic::run([Pair::Netkit, Pair::Veth]),
         unknown => panic!("there is no scenario {unknown}"),
     }

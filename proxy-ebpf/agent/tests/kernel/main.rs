@@ -11,6 +11,7 @@ mod model;
 mod network;
 mod packets;
 mod sandbox;
+mod sctp;
 mod traffic;
 
 use std::{
@@ -307,16 +308,24 @@ fn traffic_reaches_services_by_packets_and_goes_on_without_the_agent() {
 
 #[test]
 fn netkit_devices_run_the_programs_of_pods_as_veths_do() {
-    if !network::has_netkit() {
-        // Past the test runner, which would keep it to itself.
-        let said = std::io::stderr().write_all(b"SKIPPED: this kernel has no netkit\n");
-        said.expect("say so");
+    if !has("netkit", network::has_netkit()) {
         return;
     }
     // While a node's kernel or configuration changes it has pods of both kinds.
     for pods in ["netkit", "netkit-and-veth", "veth-and-netkit"] {
         let sandbox = Sandbox::bare(pods);
         sandbox.run(pods);
+    }
+}
+
+#[test]
+fn associations_of_sctp_reach_services() {
+    if !has("SCTP", sctp::is_there()) {
+        return;
+    }
+    Sandbox::bare("sctp").run("sctp");
+    if network::has_netkit() {
+        Sandbox::bare("sctp-by-netkit").run("sctp-by-netkit");
     }
 }
 
@@ -571,6 +580,25 @@ fn batches_of_any_size_are_written_read_and_deleted() {
     let all: Vec<_> = (0..10_000_u32).collect();
     sys::delete(fd, &all).expect("delete all");
     assert_eq!(sys::read::<u32, u64>(fd).expect("read the map"), []);
+}
+
+/// Names what this kernel is known to have, in words: then a test of it cannot do without.
+const NEEDED: &str = "PROXY_EBPF_TEST_NEEDS";
+
+/// Says what a test does that is about something that not every kernel has.
+fn has(what: &str, is_there: bool) -> bool {
+    let said = if is_there {
+        "[kernel] has"
+    } else {
+        "SKIPPED: this kernel has no"
+    };
+    // Past the test runner, which would keep it to itself.
+    let said = writeln!(std::io::stderr(), "{said} {what}");
+    said.expect("say so");
+    let needed = std::env::var(NEEDED).unwrap_or_default();
+    let is_needed = needed.split(' ').any(|needed| needed == what);
+    assert!(is_there || !is_needed, "this kernel is said to have {what}");
+    is_there
 }
 
 /// How long a child may take; its own calls have shorter limits.

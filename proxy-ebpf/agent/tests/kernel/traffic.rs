@@ -25,25 +25,27 @@ use crate::{
 };
 
 /// An address of each family.
-type Both = [&'static str; 2];
+pub(crate) type Both = [&'static str; 2];
 
-const CLIENT: Both = ["172.31.0.99", "fd00:31::99"];
-const NODE1: Both = ["172.31.0.11", "fd00:31::11"];
+pub(crate) const CLIENT: Both = ["172.31.0.99", "fd00:31::99"];
+pub(crate) const NODE1: Both = ["172.31.0.11", "fd00:31::11"];
 const NODE2: Both = ["172.31.0.12", "fd00:31::12"];
-const POD_A: Both = ["10.244.0.5", "fd00:10:244::5"];
-const POD_B: Both = ["10.244.0.6", "fd00:10:244::6"];
-const POD_C: Both = ["10.244.1.5", "fd00:10:244:1::5"];
-const CLUSTER_IP: Both = ["10.96.0.20", "fd00:10:96::20"];
-const EXTERNAL_IP: Both = ["198.51.100.7", "fd00:51::7"];
-const NODE_PORT: u16 = 30090;
-const TARGET: u16 = 8080;
+pub(crate) const POD_A: Both = ["10.244.0.5", "fd00:10:244::5"];
+pub(crate) const POD_B: Both = ["10.244.0.6", "fd00:10:244::6"];
+pub(crate) const POD_C: Both = ["10.244.1.5", "fd00:10:244:1::5"];
+pub(crate) const CLUSTER_IP: Both = ["10.96.0.20", "fd00:10:96::20"];
+pub(crate) const EXTERNAL_IP: Both = ["198.51.100.7", "fd00:51::7"];
+pub(crate) const NODE_PORT: u16 = 30090;
+pub(crate) const TARGET: u16 = 8080;
 const SERVER: u16 = 9090;
 
-struct Stage {
-    client: Namespace,
-    pod_a: Namespace,
-    api: Api,
-    _others: Vec<Namespace>,
+pub(crate) struct Stage {
+    pub(crate) client: Namespace,
+    pub(crate) pod_a: Namespace,
+    pub(crate) pod_b: Namespace,
+    pub(crate) pod_c: Namespace,
+    pub(crate) api: Api,
+    _others: [Namespace; 2],
 }
 
 /// A cgroup that nobody is in: no socket is translated.
@@ -72,7 +74,7 @@ pub(crate) enum Pair {
 }
 
 impl Stage {
-    fn set([pair_a, pair_b]: [Pair; 2]) -> Self {
+    pub(crate) fn set([pair_a, pair_b]: [Pair; 2]) -> Self {
         let (lan, node1, node2) = (Namespace::new(), Namespace::own(), Namespace::new());
         let client = Namespace::new();
         lan.ip("link add br0 type bridge");
@@ -126,19 +128,29 @@ impl Stage {
         let stage = Self {
             client,
             pod_a,
+            pod_b,
+            pod_c,
             api,
-            _others: vec![lan, node2, pod_b, pod_c],
+            _others: [lan, node2],
         };
         stage.api.put("services", service());
         stage
     }
 
     /// Makes these pods the endpoints of the Service.
-    fn endpoints(&self, pods: &[Both]) {
+    pub(crate) fn endpoints(&self, pods: &[Both]) {
         for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
             let addresses: Vec<_> = pods.iter().map(|pod| pod[index]).collect();
             self.api.put("endpointslices", slice(family, &addresses));
         }
+    }
+
+    /// Brings a pod back whose device was down.
+    pub(crate) fn pod_b_returns(&self) {
+        self.pod_b.ip("link set eth0 up");
+        let [_, v6] = POD_B;
+        self.pod_b.ip(&format!("address replace {v6}/128 dev eth0 nodad"));
+        way_out(&self.pod_b);
     }
 
     /// Returns once a client that connects reaches the server, or nobody.
@@ -163,14 +175,7 @@ fn pod(node: &Namespace, device: &str, pair: Pair, [v4, v6]: Both) -> Namespace 
     node.set(&format!("ipv4/conf/{device}/rp_filter"), "2");
     pod.ip(&format!("address add {v4}/32 dev eth0"));
     pod.ip(&format!("address add {v6}/128 dev eth0 nodad"));
-    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
-        pod.ip(&format!(
-            "{family} neighbour add {gateway} lladdr 02:00:00:00:00:01 dev eth0"
-        ));
-        pod.ip(&format!(
-            "{family} route add default via {gateway} dev eth0 onlink"
-        ));
-    }
+    way_out(&pod);
     for (family, ip, bits) in [("-4", v4, 32), ("-6", v6, 128)] {
         node.ip(&format!(
             "{family} neighbour add {ip} lladdr 02:00:00:00:00:05 dev {device}"
@@ -178,6 +183,18 @@ fn pod(node: &Namespace, device: &str, pair: Pair, [v4, v6]: Both) -> Namespace 
         node.ip(&format!("{family} route add {ip}/{bits} dev {device}"));
     }
     pod
+}
+
+/// What a pod forgets as its device goes down.
+fn way_out(pod: &Namespace) {
+    for (family, gateway) in [("-4", "169.254.1.1"), ("-6", "fe80::1")] {
+        pod.ip(&format!(
+            "{family} neighbour replace {gateway} lladdr 02:00:00:00:00:01 dev eth0"
+        ));
+        pod.ip(&format!(
+            "{family} route replace default via {gateway} dev eth0 onlink"
+        ));
+    }
 }
 
 fn service() -> Value {
@@ -190,6 +207,7 @@ fn service() -> Value {
             "ports": [
                 { "name": "tcp", "port": 80, "nodePort": NODE_PORT },
                 { "name": "udp", "port": 80, "nodePort": NODE_PORT, "protocol": "UDP" },
+                { "name": "sctp", "port": 80, "nodePort": NODE_PORT, "protocol": "SCTP" },
             ],
         },
     })
@@ -209,12 +227,13 @@ fn slice(family: &str, addresses: &[&str]) -> Value {
         "ports": [
             { "name": "tcp", "port": TARGET, "protocol": "TCP" },
             { "name": "udp", "port": TARGET, "protocol": "UDP" },
+            { "name": "sctp", "port": TARGET, "protocol": "SCTP" },
         ],
         "endpoints": endpoints.collect::<Vec<_>>(),
     })
 }
 
-fn at(ip: &str, port: u16) -> String {
+pub(crate) fn at(ip: &str, port: u16) -> String {
     if ip.contains(':') {
         format!("[{ip}]:{port}")
     } else {
