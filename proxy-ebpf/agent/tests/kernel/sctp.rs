@@ -1,7 +1,8 @@
 //! Real SCTP associations over the packet path: one-to-one sockets, whose programs no cgroup has a hook for.
 //!
-//! A host with several addresses tells its peer of all of them inside the first packets, which is of no use where addresses are
-//! translated: most clients here leave the other family alone, and some do not.
+//! A host with several addresses tells its peer of all of them inside the first packets, where nobody translates them: the peer
+//! tries them past the Service and is told that there is no such association, which ends the one there is. So clients of IPv6
+//! leave IPv4 alone here, as they have to wherever there is a NAT.
 
 use std::{
     collections::BTreeSet,
