@@ -52,7 +52,7 @@ pub(crate) fn hold_what_pods_ask_for(world: &World<'_>) -> Result<()> {
     // A container that takes more than it may is ended for that.
     world.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: greedy}}\nspec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    \
-         image: {IMAGE}\n    resources: {{limits: {{memory: 32Mi}}}}\n    command: [tail, -c, 67108864, /dev/zero]\n"
+         image: {IMAGE}\n    resources: {{limits: {{memory: 32Mi}}}}\n    command: [tail, -c, \"67108864\", /dev/zero]\n"
     ))?;
     world.run(&[
         "wait",
