@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     images::build(&images)?;
     images::programs(&programs, &images.join("programs"))?;
     tests::sweep("t-")?;
-    let suites = ["story", "clients", "services", "nodes"];
+    let suites = ["story", "clients", "services", "nodes", "node"];
     let targets = suites.iter().flat_map(|suite| ["--test", suite]);
     let command: Vec<&str> = ["test", "-p", "tests"].into_iter().chain(targets).collect();
     build::cargo(&command)
