@@ -82,7 +82,16 @@ pub(crate) fn cargo_messages(args: &[&str]) -> Result<String> {
 
 fn run_cargo(args: &[&str], variables: &[(&str, String)], stdout: Stdio) -> Result<Output> {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    // What the cargo that runs us has said of our own package, some build scripts would take for a change, and all that depends
+    // on theirs would be built anew, by turns with builds that nobody started from here.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
         .args(args)
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .current_dir(root())
