@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -13,7 +14,7 @@ use tests::{
     suite::{World, expect_contains},
 };
 
-use crate::stage::{Stage, at};
+use crate::stage::{BACKENDS, Client, Expect, Stage, at};
 
 /// Where programs of this machine can run: a pod's network namespace, whose packets are translated; a node, whose sockets are;
 /// and outside of the cluster.
@@ -49,6 +50,83 @@ fn run(mut command: Command, input: &str) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One exchange with a target by a stock client: `curl` or `dig` of this machine where they can run as the client, busybox's
+/// `wget` or `nslookup` in the client's own pod.
+///
+/// # Errors
+/// It sees something else than is expected.
+pub(crate) fn confirm(
+    stage: &Stage<'_>,
+    client: Client,
+    target: &str,
+    protocol: &str,
+    expected: Expect<'_>,
+) -> Result<()> {
+    let target: SocketAddr = target.parse().with_context(|| format!("parse {target:?}"))?;
+    let seconds = match expected {
+        Expect::Answers(_) | Expect::OneOf(_) => "10",
+        _ => "2",
+    };
+    let url = format!("http://{target}/hostname");
+    let (host, port) = (target.ip().to_string(), target.port().to_string());
+    let (server, port_option) = (format!("@{host}"), format!("-port={port}"));
+    let time_option = format!("+time={seconds}");
+    let is_pod = matches!(client, Client::Pod(_) | Client::Backend(_));
+    let words: &[&str] = match (is_pod, protocol) {
+        (true, "tcp") => &["timeout", seconds, "wget", "-q", "-O", "-", &url],
+        (true, _) => &[
+            "timeout",
+            seconds,
+            "nslookup",
+            &port_option,
+            "-type=txt",
+            "who.",
+            &host,
+        ],
+        (false, "tcp") => &[
+            "curl",
+            "-sSf",
+            "-g",
+            "--noproxy",
+            "*",
+            "--max-time",
+            seconds,
+            &url,
+        ],
+        (false, _) => &[
+            "dig",
+            &server,
+            "-p",
+            &port,
+            "+short",
+            "+tries=1",
+            &time_option,
+            "TXT",
+            "who.",
+        ],
+    };
+    let output = stage
+        .program(client, words[0], Path::new(words[0]))?
+        .args(&words[1..])
+        .output()
+        .with_context(|| format!("start {}", words[0]))?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let is_answered = |by: &[&str]| by.iter().any(|backend| said.contains(backend));
+    // curl says by its status only that nobody listens.
+    let is_refused = said.to_lowercase().contains("refused") || output.status.code() == Some(7);
+    let is_right = match expected {
+        Expect::Answers(backends) | Expect::OneOf(backends) => {
+            output.status.success() && is_answered(backends)
+        }
+        Expect::Refused => !is_answered(&BACKENDS) && is_refused,
+        Expect::Dropped => !is_answered(&BACKENDS) && !is_refused && !output.status.success(),
+        Expect::Nobody => !is_answered(&BACKENDS) && !output.status.success(),
+    };
+    ensure!(is_right, "{words:?}: {}: {said}", output.status);
+    Ok(())
 }
 
 pub(crate) fn plain_clients(world: &World<'_>) -> Result<()> {

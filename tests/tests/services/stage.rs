@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    path::Path,
     process::Command,
 };
 
@@ -13,6 +14,8 @@ use tests::{
     Place,
     suite::{IMAGE, World, expect_contains, test_program},
 };
+
+use crate::plain;
 
 /// The backend of each node.
 pub(crate) const BACKENDS: [&str; 2] = ["web-1", "web-2"];
@@ -205,7 +208,8 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Checks, until it holds, what each of the clients sees at an address by TCP and by UDP.
+    /// Checks, until it holds, what each of the clients sees at an address by TCP and by UDP: in many exchanges of the test
+    /// program, and in one of a stock client.
     pub(crate) fn expect(&self, clients: &[Client], target: &str, expected: Expect<'_>) -> Result<()> {
         for protocol in ["tcp", "udp"] {
             self.expect_by(protocol, clients, target, expected)?;
@@ -225,11 +229,10 @@ impl<'a> Stage<'a> {
             let what = format!("{client:?} to {target} by {protocol} to see {expected:?}");
             self.world.until(&what, || {
                 let report = self.connect(*client, target, protocol, expected, "/hostname")?;
-                if report.shows(expected) {
-                    Ok(())
-                } else {
+                if !report.shows(expected) {
                     bail!("{report:?}")
                 }
+                plain::confirm(self, *client, target, protocol, expected)
             })?;
         }
         Ok(())
@@ -278,18 +281,24 @@ impl<'a> Stage<'a> {
 
     /// Runs the test program as the client.
     pub(crate) fn command(&self, client: Client) -> Result<Command> {
-        let in_pod = |name: &str| {
-            let words = ["exec", name, "--", "/test"];
+        self.program(client, "/test", &test_program())
+    }
+
+    /// Runs a program as the client: one of the client's own pod, or of this machine.
+    pub(crate) fn program(&self, client: Client, in_pod: &str, elsewhere: &Path) -> Result<Command> {
+        let exec = |name: &str| {
+            let words = ["exec", name, "--", in_pod];
             self.world.kubectl.command(self.world.scoped(&words))
         };
-        Ok(match client {
-            Client::Pod(node) => in_pod(&format!("client-{node}")),
-            Client::Packets => self.packets("client-1")?,
-            Client::Backend(node) => in_pod(&format!("web-{node}")),
-            Client::BackendPackets(node) => self.packets(&format!("web-{node}"))?,
-            Client::Node(index) => Place::Node(index).command(self.world.cluster, &test_program())?,
-            Client::Outside => Place::Outside.command(self.world.cluster, &test_program())?,
-        })
+        let place = match client {
+            Client::Pod(node) => return Ok(exec(&format!("client-{node}"))),
+            Client::Backend(node) => return Ok(exec(&format!("web-{node}"))),
+            Client::Packets => self.namespace_of("client-1")?,
+            Client::BackendPackets(node) => self.namespace_of(&format!("web-{node}"))?,
+            Client::Node(index) => Place::Node(index),
+            Client::Outside => Place::Outside,
+        };
+        place.command(self.world.cluster, elsewhere)
     }
 
     /// The test program in a pod's network namespace but outside of its cgroup: its packets are translated.
