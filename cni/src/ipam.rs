@@ -18,8 +18,9 @@
 //!   whatever a power cut made of unsynced files is never looked at, so nothing here waits for a disk: a `kill` cannot
 //!   lose what was written, only the end of the boot can, and that voids it anyway.
 //!
-//! Only the choice of an address is serialised, by a lock on a file; all other steps are single atomic operations on a name
-//! that belongs to one attachment, and the specification forbids concurrent calls for one.
+//! Only the choice of an address is serialised, by a lock on a file, which also keeps records from changing their names while
+//! somebody chooses; all other steps are single atomic operations on a name that belongs to one attachment, and the specification
+//! forbids concurrent calls for one.
 
 use std::fs::{self, File};
 use std::io;
@@ -267,12 +268,16 @@ impl Ipam {
         })
     }
 
+    fn lock_path(&self) -> PathBuf {
+        self.network_dir.join("lock")
+    }
+
     /// Takes the lock and lists the records.
     ///
     /// # Errors
     /// The directory cannot be made or listed.
     pub fn ledger(&self) -> Result<Ledger<'_>, Error> {
-        let path = self.network_dir.join("lock");
+        let path = self.lock_path();
         let open = || {
             let mut options = File::options();
             options.create(true).truncate(false).read(true).write(true);
@@ -298,6 +303,10 @@ impl Ipam {
     /// # Errors
     /// The record is gone, or the directory cannot be written; the record is then as before.
     pub fn commit(&self, record: &mut Record) -> Result<(), Error> {
+        // Whoever lists a directory meanwhile may see neither the old nor the new name, and give the addresses away.
+        let path = self.lock_path();
+        let lock = File::open(&path).map_err(Error::io("open", &path))?;
+        lock.lock_shared().map_err(Error::io("lock", &path))?;
         let from = self.boot_dir.join(record.file_name());
         let done = Record {
             state: State::Ready,
@@ -462,7 +471,7 @@ impl Ledger<'_> {
             .collect();
         cursor.push('\n');
         let written = self.lock.write_all_at(cursor.as_bytes(), 0);
-        written.map_err(Error::io("write", &self.ipam.network_dir.join("lock")))?;
+        written.map_err(Error::io("write", &self.ipam.lock_path()))?;
         Ok(record)
     }
 

@@ -283,3 +283,24 @@ fn whatever_the_lock_file_says_there_is_an_address() {
         ["10.0.0.3", "fd00::8"]
     );
 }
+
+#[test]
+fn no_record_changes_its_name_while_somebody_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let netns = Netns::current().unwrap();
+    let ipam = Ipam::new(dir.path(), "net").unwrap();
+    let ledger = ipam.ledger().unwrap();
+    let mut record = ledger
+        .reserve("orl1", &owner("a", &netns), &ranges(), &[])
+        .unwrap();
+    let ledger = ipam.ledger().unwrap();
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| ipam.commit(&mut record));
+        // Long enough for one that does not wait.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(ipam.find("orl1").unwrap().unwrap().state, State::Pending);
+        drop(ledger);
+        commit.join().unwrap().unwrap();
+    });
+    assert_eq!(ipam.find("orl1").unwrap().unwrap().state, State::Ready);
+}
