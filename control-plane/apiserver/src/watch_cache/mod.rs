@@ -8,6 +8,7 @@
 //! the live events; the border is fixed under the lock, so nothing is lost or told twice.
 
 mod chunk;
+mod churn;
 mod event;
 mod facts;
 mod filter;
@@ -32,7 +33,7 @@ use futures::StreamExt;
 use store::{ListOptions, Revision, WatchStream};
 use tokio::sync::watch;
 
-use self::objects::Objects;
+use self::{churn::Churn, objects::Objects};
 pub(crate) use self::{
     event::{Event, frame},
     filter::{Change, Filter},
@@ -56,6 +57,7 @@ pub(crate) struct WatchCache {
     progress: watch::Sender<Revision>,
     ready: AtomicBool,
     closed: AtomicBool,
+    churn: Arc<Churn>,
 }
 
 /// Why the cache cannot answer.
@@ -87,6 +89,7 @@ impl WatchCache {
             progress: watch::Sender::new(0),
             ready: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            churn: Arc::default(),
         }
     }
 
@@ -176,16 +179,19 @@ impl WatchCache {
         loop {
             // Others may write to the same etcd: progress comes with and without events of ours.
             let batch = stream.advance(self.progress()).await?;
+            let mut bytes = 0;
             for revision in batch.chunk_by(|one, next| one.revision() == next.revision()) {
-                self.apply(revision);
+                bytes += self.apply(revision);
             }
             self.progress.send_replace(stream.delivered());
+            self.churn.note(bytes);
         }
     }
 
     /// Applies the changes of one revision. In etcd several keys may share one: when a lease ends, or a transaction of
-    /// somebody else wrote them.
-    fn apply(&self, events: &[Arc<store::Event>]) {
+    /// somebody else wrote them. Returns how large the objects are that came or went.
+    fn apply(&self, events: &[Arc<store::Event>]) -> usize {
+        let mut bytes = 0;
         let mut rest: Vec<_> = events
             .iter()
             .filter_map(|event| Some((self.resource_of(event.key())?, &**event)))
@@ -195,9 +201,10 @@ impl WatchCache {
             let (its, others): (Vec<_>, Vec<_>) =
                 rest.into_iter().partition(|(of, _)| Arc::ptr_eq(of, cache));
             let its: Vec<_> = its.into_iter().map(|(_, event)| event).collect();
-            cache.apply(&its);
+            bytes += cache.apply(&its);
             rest = others;
         }
+        bytes
     }
 
     /// Reads everything at one revision and replaces what the cache held; watches are ended, their clients come back.
@@ -208,6 +215,7 @@ impl WatchCache {
             uncounted: true,
             ..ListOptions::default()
         };
+        let mut bytes = 0;
         let revision = loop {
             let page = self.store.list(ROOT, options.clone()).await?;
             for item in &page.items {
@@ -216,6 +224,7 @@ impl WatchCache {
                 };
                 match Object::from_store(&cache.resource, &cache.prefix, item) {
                     Some(object) => {
+                        bytes += object.size();
                         let objects = fresh.entry(&*cache.prefix).or_default();
                         objects.insert(Arc::new(object));
                     }
@@ -237,6 +246,7 @@ impl WatchCache {
             let loaded = state.objects.len();
             cache.counters.listed_from_store(loaded, loaded);
         }
+        self.churn.note(bytes);
         Ok(revision)
     }
 

@@ -67,6 +67,11 @@ impl Object {
         })
     }
 
+    /// How many bytes of text are this object's alone.
+    pub(super) fn size(&self) -> usize {
+        self.text.own_size()
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.key[usize::from(self.name_at)..]
     }

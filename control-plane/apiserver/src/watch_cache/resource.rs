@@ -239,8 +239,10 @@ impl ResourceCache {
     }
 
     /// Applies all that one revision changed here, at once: whoever reads or starts a watch meanwhile finds all of it or
-    /// nothing. A watch that began between two events of its revision would take the second for known.
-    pub(super) fn apply(&self, events: &[&store::Event]) {
+    /// nothing. A watch that began between two events of its revision would take the second for known. Returns how many bytes
+    /// the objects have that came or went.
+    pub(super) fn apply(&self, events: &[&store::Event]) -> usize {
+        let mut bytes = 0;
         let decoded: Vec<_> = events.iter().map(|event| self.decode(event)).collect();
         self.counters
             .received
@@ -255,18 +257,23 @@ impl ResourceCache {
                     Some(object) => state.objects.insert(object.clone()),
                     None => state.objects.remove(event.key()),
                 };
+                bytes += current
+                    .as_ref()
+                    .or(previous.as_ref())
+                    .map_or(0, |object| object.size());
                 if current.is_some() || previous.is_some() {
                     changes.push((event.revision(), current, previous));
                 }
             }
         }
         if watchers.is_empty() {
-            return;
+            return bytes;
         }
         for (revision, current, previous) in changes {
             let event = Arc::new(Event::new(revision, current, previous));
             watchers.retain(|watcher| self.hand_out(watcher, &event));
         }
+        bytes
     }
 
     /// The object as the change left it.

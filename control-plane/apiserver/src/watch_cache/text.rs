@@ -56,6 +56,11 @@ impl Text {
         }
     }
 
+    /// How many bytes no other object has.
+    pub(super) fn own_size(&self) -> usize {
+        self.own.len()
+    }
+
     /// The whole.
     pub(super) fn bytes(&self) -> Bytes {
         if self.shared.is_empty() {
