@@ -602,7 +602,7 @@ fn has(what: &str, is_there: bool) -> bool {
 }
 
 /// How long a child may take; its own calls have shorter limits.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn change(name: &str, ports: Vec<ServicePort>) -> Change {
     Change {

@@ -185,10 +185,14 @@ fn restarts(stage: &Stage, agent: Agent, dir: &Path, cgroup: &Path) -> Agent {
     let mut long = connect(&stage.client, None, &address);
     let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
+        // A failure must not wait for the clients, who wait to be told.
+        let _stop = Set(&stop);
         let clients = scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 connect(&stage.client, None, &address);
                 made.fetch_add(1, Ordering::Relaxed);
+                // The agent may have this processor too.
+                thread::sleep(Duration::from_millis(5));
             }
         });
         let progress = |what: &str| {
@@ -209,6 +213,15 @@ fn restarts(stage: &Stage, agent: Agent, dir: &Path, cgroup: &Path) -> Agent {
         clients.join().expect("every association begins");
         agent
     })
+}
+
+/// Sets a switch at its end, also at that of a failure.
+struct Set<'a>(&'a AtomicBool);
+
+impl Drop for Set<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A client that always uses the same port, as is usual with SCTP, reaches another backend once its association is over and
