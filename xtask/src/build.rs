@@ -55,8 +55,8 @@ pub(crate) fn static_target() -> String {
 }
 
 /// Builds the network plugin and returns it. It needs no shared library, since it is copied onto nodes that may have others,
-/// and takes half the time of a dynamic one: it lives for a millisecond, and the C library that it would else be linked
-/// with asks a processor for its features some sixty times at each start, which virtual machines answer slowly.
+/// and starts in a third of the time of a dynamic one: it lives for a millisecond, and the C library that it would else be
+/// linked with asks a processor for its features at each start, which virtual machines answer slowly.
 pub(crate) fn plugin() -> Result<Vec<u8>> {
     let target = static_target();
     cargo(&["build", "--release", "--package", PLUGIN, "--target", &target])?;
