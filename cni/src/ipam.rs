@@ -251,6 +251,9 @@ pub struct Ipam {
     boot_dir: PathBuf,
 }
 
+/// The file that is locked, below the network's directory.
+const LOCK: &str = "lock";
+
 /// The kernel's name for the current boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -269,7 +272,7 @@ impl Ipam {
     }
 
     fn lock_path(&self) -> PathBuf {
-        self.network_dir.join("lock")
+        self.network_dir.join(LOCK)
     }
 
     /// Takes the lock and lists the records.
@@ -403,11 +406,11 @@ impl Ipam {
         allocate(ranges, held.collect(), &[], &[]).map(drop)
     }
 
-    /// Leaves this boot's directory alone below the network's, and makes it if it is not there.
+    /// Removes the records of other boots, and makes a directory for those of this one if there is none.
     fn forget_other_boots(&self) -> Result<(), Error> {
         let mut is_there = false;
         for name in Listing::read(&self.network_dir)?.names() {
-            if name == "lock" {
+            if name == LOCK {
                 continue;
             }
             let path = self.network_dir.join(name);

@@ -42,7 +42,6 @@ use crate::{
     programs::{self, Features, ProgramsError, Room},
     refusals::Refusals,
     sockets::{Left, Reaper},
-    sys,
 };
 
 /// How long after a failed write the maps are read and written anew. A full map does not empty itself in milliseconds.
@@ -492,7 +491,7 @@ impl Proxy {
         if !self.complete || self.writes >= WRITES_PER_RELEASE {
             self.writes = 0;
             self.tables.shrink();
-            sys::release_free_memory();
+            heap::release();
         }
         let changed = self.objects.changed();
         let (waiting, done): (Vec<_>, Vec<_>) = std::mem::take(&mut self.triggers)

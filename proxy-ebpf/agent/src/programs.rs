@@ -260,7 +260,7 @@ pub fn install(pins: &Pins, cgroup: &Path, features: Features) -> Result<PacketP
     let mut ebpf = load(&pins.maps(), features, &[])?;
     let packets = attach_all(&mut ebpf, pins, &target, features)?;
     drop(ebpf);
-    sys::release_free_memory();
+    heap::release();
     Ok(packets)
 }
 
@@ -288,7 +288,7 @@ pub fn grow(
     let packets = attach_all(&mut ebpf, pins, &target, features)?;
     pins.take_over(&names, &dir)?;
     drop(ebpf);
-    sys::release_free_memory();
+    heap::release();
     Ok(packets)
 }
 

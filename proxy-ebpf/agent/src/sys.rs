@@ -297,16 +297,6 @@ pub fn raise_memlock_limit() -> io::Result<()> {
     }
 }
 
-/// Gives back to the system what was taken and freed: loading the programs takes several megabytes that are never needed again,
-/// and so does reading the first lists.
-pub fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no arguments that could be wrong; the allocator locks itself.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 /// The arguments of the batch commands.
 #[repr(C)]
 struct BatchAttr {

@@ -22,7 +22,6 @@ use proxy_ebpf::{
     objects::Objects,
     plan::{Entries, Tables},
     programs::{SLOTS_PER_FRONTEND, frontends_for},
-    sys,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -103,7 +102,7 @@ fn a_service_with_three_endpoints_takes_little_memory() {
     assert!(is_enough, "{sizes:?} is more than {room}");
     let all = IN_USE.load(Ordering::Relaxed) - before;
     // As the agent does once it is in step.
-    sys::release_free_memory();
+    heap::release();
     let kept = kept().saturating_sub(kept_before);
     black_box((&objects, &tables));
     let each = |bytes: usize| bytes / SERVICES as usize;
