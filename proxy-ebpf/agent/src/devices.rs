@@ -8,7 +8,7 @@ pub mod plan;
 mod netlink;
 mod tables;
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use thiserror::Error;
 use tokio::time::Instant;

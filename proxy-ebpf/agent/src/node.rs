@@ -13,12 +13,12 @@ mod sysctl;
 mod tests;
 
 use std::{
-    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use hashbrown::HashMap;
 use k8s_openapi::api::core::v1 as core;
 use thiserror::Error;
 use tokio::time::Instant;

@@ -1,12 +1,9 @@
 //! The objects of the API as far as the data plane needs them, kept by watches, and which Services have changed since they
 //! were last planned. Pure.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, hash::Hash, net::IpAddr};
 
+use hashbrown::HashMap;
 use kube::runtime::watcher::Event;
 
 use crate::{
@@ -26,6 +23,7 @@ pub struct Objects {
     pods: Option<Collection<ObjectName, HostPorts>>,
     /// Addresses of this node.
     node_addresses: BTreeSet<IpAddr>,
+    /// Not noted until everything is known, as nobody asks for changes then.
     changed: BTreeSet<ObjectName>,
     /// Number of endpoints of all slices that no traffic may be sent to.
     ignored_endpoints: usize,
@@ -37,10 +35,13 @@ impl Objects {
     /// Takes in an event of the watch on Services; an object without a value is none of ours. Returns how many have changed.
     pub fn on_service(&mut self, event: Event<(ObjectName, Option<Service>)>) -> u64 {
         let mut count = 0;
+        let noted = self.synced();
         let changed = &mut self.changed;
         self.services.on_event(event, |name, _, _| {
             count += 1;
-            changed.insert(name.clone());
+            if noted {
+                changed.insert(name.clone());
+            }
         });
         count
     }
@@ -54,6 +55,7 @@ impl Objects {
             }
         }
         let mut count = 0;
+        let noted = self.synced();
         let Self {
             slices,
             slices_of,
@@ -67,7 +69,9 @@ impl Objects {
             *ignored_endpoints -= old.map_or(0, EndpointSlice::ignored);
             // The label may be edited: both Services are concerned.
             if let Some(service) = old.map(EndpointSlice::service) {
-                changed.insert(service.clone());
+                if noted {
+                    changed.insert(service.clone());
+                }
                 if let Some(names) = slices_of.get_mut(service) {
                     names.retain(|other| other != name);
                     if names.is_empty() {
@@ -76,7 +80,9 @@ impl Objects {
                 }
             }
             if let Some(service) = new.map(EndpointSlice::service) {
-                changed.insert(service.clone());
+                if noted {
+                    changed.insert(service.clone());
+                }
                 let names = slices_of.entry(service.clone()).or_default();
                 if let Err(place) = names.binary_search(name) {
                     names.reserve_exact(1);
@@ -135,7 +141,7 @@ impl Objects {
         self.changed.insert(service);
     }
 
-    /// The Services that have changed since they were taken last.
+    /// The Services that have changed since they were taken last, or since [`Self::all`].
     pub fn changed(&self) -> &BTreeSet<ObjectName> {
         &self.changed
     }
@@ -153,11 +159,12 @@ impl Objects {
         self.services.current.contains_key(service)
     }
 
-    /// What every Service should look like.
+    /// What every Service should look like. To be asked first of all, once everything is known ([`Self::synced`]).
     pub fn all(&mut self) -> Vec<Change> {
         self.changed.clear();
         let pods = self.pods.iter().flat_map(|pods| pods.current.keys());
-        let names: BTreeSet<_> = self.services.current.keys().chain(pods).cloned().collect();
+        let mut names: Vec<_> = self.services.current.keys().chain(pods).cloned().collect();
+        names.sort_unstable();
         names.into_iter().map(|name| self.change(name)).collect()
     }
 
@@ -243,7 +250,7 @@ impl<K: Eq + Hash, V: PartialEq> Collection<K, V> {
                         changed(key, Some(value), new);
                     }
                 }
-                for (key, value) in self.current.iter().filter(|(key, _)| !old.contains_key(key)) {
+                for (key, value) in self.current.iter().filter(|(key, _)| !old.contains_key(*key)) {
                     changed(key, None, Some(value));
                 }
                 self.synced = true;

@@ -9,15 +9,12 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use aya::{
-    Ebpf,
-    programs::{Program, SchedClassifier},
-};
+use aya::Ebpf;
 use tracing::{debug, info};
 
 use crate::{
     pins::{Pins, open},
-    programs::{Features, ProgramsError},
+    programs::{self, Features, ProgramsError},
     sys::{self, DeviceKind},
     tc::{self, Direction},
 };
@@ -64,26 +61,39 @@ pub struct PacketPrograms {
 }
 
 impl PacketPrograms {
-    /// Loads the programs of an object whose maps exist.
-    pub(crate) fn load(ebpf: &mut Ebpf, features: Features) -> Result<Self, ProgramsError> {
-        let mut programs = Vec::new();
-        for (name, _) in [Role::Pod, Role::Uplink].iter().flat_map(|role| role.programs()) {
-            programs.push((name, load(ebpf, name)?));
-        }
+    /// Loads the programs of an object whose maps exist, and with them `others`.
+    pub(crate) fn load(
+        ebpf: &mut Ebpf,
+        features: Features,
+        others: &[&'static str],
+    ) -> Result<Self, ProgramsError> {
+        const NETKIT: &str = "netkit_egress";
+        let names = [Role::Pod, Role::Uplink].map(Role::programs);
+        let names = names.as_flattened().iter().map(|&(name, _)| name);
+        let names: Vec<_> = names.collect();
+        programs::load_all(ebpf, &names)?;
         let mut packets = Self {
             tcx: features.tcx,
-            programs,
+            programs: Vec::new(),
         };
+        for name in names {
+            packets.programs.push((name, descriptor(ebpf, name)?));
+        }
         let pod_ingress = packets.program("pod_ingress")?;
-        if features.tcx && sys::has_netkit(pod_ingress.as_fd()) {
+        let has_netkit = features.tcx && sys::has_netkit(pod_ingress.as_fd());
+        let rest: Vec<_> = has_netkit
+            .then_some(NETKIT)
+            .into_iter()
+            .chain(others.iter().copied())
+            .collect();
+        programs::load_all(ebpf, &rest)?;
+        if has_netkit {
             // What comes to a pod is the same to it, whatever its devices are.
             let name = "netkit_ingress";
             let fd = pod_ingress.try_clone();
             let fd = fd.map_err(|source| ProgramsError::Keep { name, source })?;
             packets.programs.push((name, fd));
-            packets
-                .programs
-                .push(("netkit_egress", load(ebpf, "netkit_egress")?));
+            packets.programs.push((NETKIT, descriptor(ebpf, NETKIT)?));
         }
         Ok(packets)
     }
@@ -211,14 +221,13 @@ impl PacketPrograms {
 
 const ROLES: [Role; 3] = [Role::Pod, Role::Netkit, Role::Uplink];
 
-fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, ProgramsError> {
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .and_then(|program: &mut Program| program.try_into().ok())
-        .ok_or(ProgramsError::Missing { name })?;
-    let refused = |source| ProgramsError::Refused { name, source };
-    program.load().map_err(refused)?;
-    let fd = program.fd().map_err(refused)?.as_fd().try_clone_to_owned();
+/// Of a loaded program; it lives as long as this does.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, ProgramsError> {
+    let program = ebpf.program(name).ok_or(ProgramsError::Missing { name })?;
+    let fd = program
+        .fd()
+        .map_err(|source| ProgramsError::Refused { name, source })?;
+    let fd = fd.as_fd().try_clone_to_owned();
     fd.map_err(|source| ProgramsError::Keep { name, source })
 }
 

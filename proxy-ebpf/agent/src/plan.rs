@@ -11,12 +11,12 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::{BuildHasher as _, RandomState},
+    collections::{BTreeMap, BTreeSet},
+    hash::BuildHasher as _,
     net::IpAddr,
 };
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
 use proxy_ebpf_common::{AffinityMatchKey, BackendId, Frontend, FrontendFlags, Protocol, ServiceId, SlotKey};
 
 use crate::{
@@ -34,7 +34,7 @@ pub struct Tables {
     backends: HashMap<BackendId, BackendUse>,
     /// The id of each address, found by the hash of the address: the address itself is in `backends`.
     backend_ids: HashTable<BackendId>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     node_addresses: BTreeSet<IpAddr>,
     sizes: Sizes,
     last_service: u32,
@@ -336,9 +336,15 @@ impl Tables {
                 }
             }
         }
+        self.reserve(&changes, &mut plan);
         let mut idle = BTreeSet::new();
-        let ports = changes.iter().flat_map(|change| &change.ports);
-        let cluster_ips = ports.flat_map(ServicePort::cluster_ips).copied().collect();
+        let ports = || changes.iter().flat_map(|change| &change.ports);
+        let cluster_ips = if ports().all(|port| port.external.is_empty()) {
+            // Nobody asks.
+            HashSet::new()
+        } else {
+            ports().flat_map(ServicePort::cluster_ips).copied().collect()
+        };
         // Two ports that shared an id must not go on sharing its slots.
         let mut taken = HashSet::new();
         // Borrowed, so that all of what was asked for goes at once when this is done: what is kept would come to lie in the gaps
@@ -364,7 +370,9 @@ impl Tables {
     /// Plans the state of all Services: like [`Self::plan`], and deletes whatever else the maps hold. Only to be used with
     /// complete lists of Services and EndpointSlices.
     pub fn plan_all(&mut self, changes: Vec<Change>) -> Plan {
-        let gone: BTreeSet<_> = {
+        let gone: BTreeSet<_> = if self.owned.is_empty() {
+            BTreeSet::new()
+        } else {
             let kept: HashSet<_> = changes.iter().map(|change| &change.service).collect();
             self.owned
                 .keys()
@@ -393,6 +401,26 @@ impl Tables {
         let mut plan = Plan::default();
         self.delete_with_orphans(frontends, &mut plan);
         plan
+    }
+
+    /// Makes room for what does not exist yet, at once: tables that grow by and by are hashed again and again.
+    fn reserve(&mut self, changes: &[Change], plan: &mut Plan) {
+        let ports = || changes.iter().flat_map(|change| &change.ports);
+        let frontends: usize = ports().map(|port| port.frontends.len()).sum();
+        let backends: usize = ports().map(|port| port.backends.len()).sum();
+        let new = |wanted: usize, known: usize| wanted.saturating_sub(known);
+        let new_backends = new(backends, self.backends.len());
+        let new_frontends = new(frontends, self.frontends.len());
+        self.frontends.reserve(new_frontends);
+        self.owned.reserve(new(changes.len(), self.owned.len()));
+        self.services.reserve(new(ports().count(), self.services.len()));
+        self.backends.reserve(new_backends);
+        let (known, hasher) = (&self.backends, &self.hasher);
+        let hash = |id: &BackendId| known.get(id).map_or(0, |user| hasher.hash_one(user.address));
+        self.backend_ids.reserve(new_backends, hash);
+        plan.put_backends.reserve(new_backends);
+        plan.put_slots.reserve(new(backends, self.sizes.slots));
+        plan.put_frontends.reserve(new_frontends);
     }
 
     fn delete_with_orphans(&mut self, frontends: BTreeSet<FrontendAddress>, plan: &mut Plan) {
@@ -541,28 +569,14 @@ impl Tables {
         idle: &mut BTreeSet<BackendId>,
         plan: &mut Plan,
     ) -> u32 {
+        let has_datagrams = wanted.iter().any(|address| address.protocol == Protocol::UDP);
         let wanted: Vec<BackendId> = wanted
             .iter()
             .map(|&address| self.backend(address, plan))
             .collect();
         let old = std::mem::take(&mut self.service(id).slots);
-
-        let mut missing: BTreeSet<BackendId> = wanted.iter().copied().collect();
-        let count = missing.len();
-        // What stays where it is. A backend beyond the new count moves into a gap.
-        let mut slots: Vec<Option<BackendId>> = old
-            .iter()
-            .take(count)
-            .map(|backend| missing.take(backend))
-            .collect();
-        slots.resize(count, None);
-        // The order of the API decides where new backends go, so that equal input gives equal plans.
-        let mut rest = wanted.into_iter().filter(|backend| missing.remove(backend));
-        let slots: Vec<BackendId> = slots
-            .into_iter()
-            .filter_map(|slot| slot.or_else(|| rest.next()))
-            .collect();
-
+        let slots = placed(&old, wanted);
+        let count = slots.len();
         for (index, &backend) in slots.iter().enumerate() {
             if old.get(index) != Some(&backend) {
                 plan.put_slots.push((
@@ -584,12 +598,11 @@ impl Tables {
             slot: index as u32,
         }));
 
-        let stays: HashSet<_> = slots.iter().copied().collect();
-        let left = old.iter().filter(|backend| !stays.contains(backend));
-        self.note_left(id, left, plan);
-        let had: HashSet<_> = old.iter().copied().collect();
-        let joined = slots.iter().filter(|backend| !had.contains(backend));
-        plan.joined.extend(self.datagram_backends(id, joined));
+        self.note_left(id, without(&old, &slots), plan);
+        if has_datagrams {
+            let joined = self.datagram_backends(id, without(&slots, &old));
+            plan.joined.extend(joined);
+        }
         for backend in &slots {
             if let Some(user) = self.backends.get_mut(backend) {
                 user.slots += 1;
@@ -865,4 +878,36 @@ impl Tables {
         entries.ranges.sort_unstable();
         entries
     }
+}
+
+/// The backends of a service's slots: the wanted ones, as few as possible of them elsewhere than they are.
+fn placed(old: &[BackendId], wanted: Vec<BackendId>) -> Vec<BackendId> {
+    if old.is_empty() {
+        return wanted;
+    }
+    let mut missing: BTreeSet<BackendId> = wanted.iter().copied().collect();
+    let count = missing.len();
+    // What stays where it is. A backend beyond the new count moves into a gap.
+    let mut slots: Vec<Option<BackendId>> = old
+        .iter()
+        .take(count)
+        .map(|backend| missing.take(backend))
+        .collect();
+    slots.resize(count, None);
+    // The order of the API decides where new backends go, so that equal input gives equal plans.
+    let mut rest = wanted.into_iter().filter(|backend| missing.remove(backend));
+    slots
+        .into_iter()
+        .filter_map(|slot| slot.or_else(|| rest.next()))
+        .collect()
+}
+
+/// Those of some that are not among others.
+fn without<'a>(some: &'a [BackendId], others: &[BackendId]) -> impl Iterator<Item = &'a BackendId> {
+    let others: HashSet<_> = if some.is_empty() {
+        HashSet::new()
+    } else {
+        others.iter().copied().collect()
+    };
+    some.iter().filter(move |backend| !others.contains(*backend))
 }

@@ -4,11 +4,15 @@
 //! and only a link that hangs on another cgroup is replaced by a new one, attached first.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     num::NonZeroU64,
     os::{fd::AsFd, unix::fs::MetadataExt},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use aya::{
@@ -74,7 +78,7 @@ pub enum ProgramsError {
         name: &'static str,
         source: ProgramError,
     },
-    #[error("the embedded object has no cgroup program {name}: it was not built from these sources")]
+    #[error("the embedded object has no program {name}: it was not built from these sources")]
     Missing { name: &'static str },
     #[error(
         "attach {name} to {cgroup}: is CONFIG_CGROUP_BPF in the kernel, and no exclusive program on a parent of the cgroup?"
@@ -143,6 +147,9 @@ pub struct Room {
     pub max_entries: u32,
 }
 
+/// The kernel sets some megabytes aside for each program that it looks at.
+const LOADERS_MAX: usize = 4;
+
 /// How many frontends the first maps have room for. An empty one takes 16 bytes for each, and as much for each slot and backend.
 const FRONTENDS: std::ops::RangeInclusive<u32> = 1 << 12..=1 << 17;
 /// Where nobody has asked how many are needed.
@@ -152,7 +159,8 @@ const FRONTENDS_UNKNOWN: u32 = 1 << 16;
 pub const SLOTS_PER_FRONTEND: u32 = 2;
 
 /// How many frontends of a family to make room for in new maps, with so many Services or EndpointSlices, whichever are more: most
-/// have one for their port, and one for all other ports of their address. Maps that turn out to be too small are replaced, which takes as long as the programs take to load.
+/// have one for their port, and one for all other ports of their address. Maps that turn out to be too small are replaced, which
+/// takes as long as the programs take to load.
 pub fn frontends_for(services: u64) -> u32 {
     let frontends = u32::try_from(services.saturating_mul(2)).unwrap_or(u32::MAX);
     let frontends = frontends.clamp(*FRONTENDS.start(), *FRONTENDS.end());
@@ -299,16 +307,10 @@ fn attach_all(
     cgroup: &Cgroup,
     features: Features,
 ) -> Result<PacketPrograms, ProgramsError> {
-    let packets = PacketPrograms::load(ebpf, features)?;
+    let packets = PacketPrograms::load(ebpf, features, &HOOKS)?;
     packets.take_over(pins)?;
     for name in HOOKS {
         let program = ebpf.program_mut(name).ok_or(ProgramsError::Missing { name })?;
-        let loaded = match program {
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::CgroupSock(program) => program.load(),
-            _ => return Err(ProgramsError::Missing { name }),
-        };
-        loaded.map_err(|source| ProgramsError::Refused { name, source })?;
         attach(name, program, cgroup, &pins.link(name))?;
     }
     Ok(packets)
@@ -404,6 +406,47 @@ pub fn load(dir: &Path, features: Features, rooms: &[Room]) -> Result<Ebpf, Prog
     loader
         .load(OBJECT)
         .map_err(|source| ProgramsError::Load { source })
+}
+
+/// Loads programs, on several threads: the time goes into the kernel's verifier, which looks at each by itself. Those that take
+/// long should come first.
+pub(crate) fn load_all(ebpf: &mut Ebpf, names: &[&'static str]) -> Result<(), ProgramsError> {
+    let mut found: BTreeMap<_, _> = ebpf.programs_mut().collect();
+    let mut programs = Vec::new();
+    for &name in names {
+        let program = found.remove(name).ok_or(ProgramsError::Missing { name })?;
+        programs.push((name, program));
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads.min(LOADERS_MAX).min(programs.len());
+    let waiting = Mutex::new(programs.into_iter());
+    let work = || {
+        loop {
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((name, program)) = next else {
+                return Ok(());
+            };
+            load_one(name, program)?;
+        }
+    };
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut outcome = work();
+        for other in others {
+            outcome = outcome.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        outcome
+    })
+}
+
+fn load_one(name: &'static str, program: &mut Program) -> Result<(), ProgramsError> {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => return Err(ProgramsError::Missing { name }),
+    };
+    loaded.map_err(|source| ProgramsError::Refused { name, source })
 }
 
 fn attach(

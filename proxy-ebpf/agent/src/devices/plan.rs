@@ -4,10 +4,11 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use hashbrown::HashMap;
 use proxy_ebpf_common::{Address4, Address6, Device, DeviceFlags, LocalPod, Node as NodeKind};
 
 use super::DeviceSettings;

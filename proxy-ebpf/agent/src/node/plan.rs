@@ -16,12 +16,13 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv6Addr},
     path::Path,
 };
 
+use hashbrown::HashMap;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

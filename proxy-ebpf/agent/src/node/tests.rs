@@ -1,7 +1,8 @@
 //! The network of a node in a namespace of its own. Needs root; the namespace ends with the thread that made it.
 
-use std::{collections::HashMap, future::Future, net::IpAddr, process::Command, time::Duration};
+use std::{future::Future, net::IpAddr, process::Command, time::Duration};
 
+use hashbrown::HashMap;
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Network, Node, NodeSettings, Routing, RoutingMode};

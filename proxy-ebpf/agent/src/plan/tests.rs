@@ -537,7 +537,7 @@ fn plan_a_cluster_ip_wins_over_an_external_one() {
         address("10.96.0.1:80").into(),
     );
     let owner_of = |tables: &Tables| {
-        let frontend = &tables.frontends[&address("10.96.0.1:80").into()];
+        let frontend = &tables.frontends[&FrontendAddress::from(address("10.96.0.1:80"))];
         frontend.owner.clone().map(|owner| owner.to_string())
     };
     // Before the rival, after it, and together with it, in whatever order.
