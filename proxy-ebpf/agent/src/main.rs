@@ -9,6 +9,7 @@ use proxy_ebpf::agent;
 use tracing::error;
 
 fn main() -> ExitCode {
+    heap::share();
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
