@@ -18,7 +18,7 @@ use netlink_packet_route::link::{
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
-        socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt},
+        socket::{self, AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, sockopt},
         time::{TimeVal, TimeValLike as _},
     },
 };
@@ -179,7 +179,7 @@ impl Namespace {
     pub(crate) fn open_by(&self, port: u16, address: &str) -> io::Result<(Seen, Talk)> {
         let address: SocketAddr = address.parse().expect("an address");
         self.run(|| {
-            let socket = bind(SockType::Stream, port, address)?;
+            let socket = bind(SockType::Stream, None, port, address)?;
             socket::setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(SEND_TIMEOUT_S))?;
             socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
             greet(socket.into(), address)
@@ -198,7 +198,7 @@ impl Namespace {
         address: &str,
     ) -> io::Result<impl Fn(usize) -> io::Result<Seen>> {
         let address: SocketAddr = address.parse().expect("an address");
-        let socket: UdpSocket = self.run(|| bind(SockType::Datagram, port, address))?.into();
+        let socket: UdpSocket = self.run(|| bind(SockType::Datagram, None, port, address))?.into();
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.connect(address)?;
         Ok(move |length| {
@@ -271,14 +271,22 @@ impl Talk {
     }
 }
 
-/// A socket for this peer, on a port that others may share.
-fn bind(kind: SockType, port: u16, peer: SocketAddr) -> io::Result<OwnedFd> {
+/// A socket for this peer, on a port that others may share, or on any with port 0.
+pub(crate) fn bind(
+    kind: SockType,
+    protocol: Option<SockProtocol>,
+    port: u16,
+    peer: SocketAddr,
+) -> io::Result<OwnedFd> {
     let (family, any): (_, SocketAddr) = if peer.is_ipv4() {
         (AddressFamily::Inet, ([0, 0, 0, 0], port).into())
     } else {
         (AddressFamily::Inet6, (Ipv6Addr::UNSPECIFIED, port).into())
     };
-    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol)?;
+    if peer.is_ipv6() {
+        socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+    }
     socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
     Ok(socket)
@@ -288,13 +296,19 @@ fn bind(kind: SockType, port: u16, peer: SocketAddr) -> io::Result<OwnedFd> {
 fn greet(mut stream: TcpStream, address: SocketAddr) -> io::Result<(Seen, Talk)> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     assert_eq!(stream.peer_addr()?, address);
+    let line = read_line(&mut stream)?;
+    Ok((Seen::parse(&line), Talk(stream)))
+}
+
+/// What a server says first; nothing of what follows is read.
+pub(crate) fn read_line(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     while line.last() != Some(&b'\n') {
         let mut byte = [0];
         stream.read_exact(&mut byte)?;
         line.push(byte[0]);
     }
-    Ok((Seen::parse(&line), Talk(stream)))
+    Ok(line)
 }
 
 fn greeting(name: &str, peer: SocketAddr) -> String {

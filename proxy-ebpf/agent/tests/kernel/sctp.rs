@@ -10,7 +10,6 @@ use std::{
     net::{Ipv6Addr, SocketAddr, TcpStream},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -23,7 +22,7 @@ use proxy_ebpf_common::SNAT_PORT_MIN;
 
 use crate::{
     agent::{Agent, wait},
-    network::Namespace,
+    network::{Namespace, bind, read_line},
     sandbox::CGROUP,
     traffic::{
         CLIENT, CLUSTER_IP, EXTERNAL_IP, NODE_PORT, NODE1, POD_A, POD_B, POD_C, Pair, Stage, TARGET, at,
@@ -183,45 +182,10 @@ fn many_at_once(stage: &Stage) {
 fn restarts(stage: &Stage, agent: Agent, dir: &Path, cgroup: &Path) -> Agent {
     let address = at(NODE1[0], NODE_PORT);
     let mut long = connect(&stage.client, None, &address);
-    let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
-    thread::scope(|scope| {
-        // A failure must not wait for the clients, who wait to be told.
-        let _stop = Set(&stop);
-        let clients = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                connect(&stage.client, None, &address);
-                made.fetch_add(1, Ordering::Relaxed);
-                // The agent may have this processor too.
-                thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let progress = |what: &str| {
-            let before = made.load(Ordering::Relaxed);
-            wait(what, || {
-                made.load(Ordering::Relaxed) > before + 10 || clients.is_finished()
-            });
-        };
-        progress("associations begin");
-        agent.kill();
-        progress("associations begin without an agent");
-        long.echo(b"are you still there?");
-        let agent = Agent::start_in(&stage.api, dir, cgroup);
-        agent.wait_for_health("200");
-        progress("associations begin with the next agent");
-        long.echo(b"still?");
-        stop.store(true, Ordering::Relaxed);
-        clients.join().expect("every association begins");
-        agent
+    let connects = || drop(connect(&stage.client, None, &address));
+    stage.restart_under(agent, dir, cgroup, &connects, || {
+        long.echo(b"are you still there?")
     })
-}
-
-/// Sets a switch at its end, also at that of a failure.
-struct Set<'a>(&'a AtomicBool);
-
-impl Drop for Set<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A client that always uses the same port, as is usual with SCTP, reaches another backend once its association is over and
@@ -370,35 +334,18 @@ fn connect(namespace: &Namespace, port: Option<u16>, address: &str) -> Associati
 fn try_connect(namespace: &Namespace, port: Option<u16>, address: &str) -> io::Result<Association> {
     let address: SocketAddr = address.parse().expect("an address");
     namespace.run(|| {
-        let (family, any): (_, SocketAddr) = if address.is_ipv4() {
-            (AddressFamily::Inet, ([0, 0, 0, 0], port.unwrap_or(0)).into())
-        } else {
-            (
-                AddressFamily::Inet6,
-                (Ipv6Addr::UNSPECIFIED, port.unwrap_or(0)).into(),
-            )
-        };
-        let socket = open(family)?;
-        if address.is_ipv6() {
-            socket::setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
-        }
-        socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        let protocol = Some(SockProtocol::Sctp);
+        let socket = bind(SockType::Stream, protocol, port.unwrap_or(0), address)?;
         socket::setsockopt(
             &socket,
             sockopt::SendTimeout,
             &TimeVal::seconds(TIMEOUT.as_secs().cast_signed()),
         )?;
-        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(any))?;
         socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
         let mut stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(TIMEOUT))?;
         assert_eq!(stream.peer_addr()?, address);
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            line.push(byte[0]);
-        }
+        let line = read_line(&mut stream)?;
         let line = String::from_utf8_lossy(&line);
         let (server, client) = line.trim().split_once(' ').expect("a greeting");
         Ok(Association {

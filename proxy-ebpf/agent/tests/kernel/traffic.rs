@@ -74,6 +74,47 @@ pub(crate) enum Pair {
 }
 
 impl Stage {
+    /// Kills the agent and starts another one, while clients that have to succeed come and go, and one talks on.
+    pub(crate) fn restart_under(
+        &self,
+        agent: Agent,
+        dir: &Path,
+        cgroup: &Path,
+        connects: &(dyn Fn() + Sync),
+        mut talks: impl FnMut(),
+    ) -> Agent {
+        let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
+        thread::scope(|scope| {
+            // A failure must not wait for the clients, who wait to be told.
+            let _stop = Set(&stop);
+            let clients = scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    connects();
+                    made.fetch_add(1, Ordering::Relaxed);
+                    // The agent may have this processor too.
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            let progress = |what: &str| {
+                let before = made.load(Ordering::Relaxed);
+                wait(what, || {
+                    made.load(Ordering::Relaxed) > before + 20 || clients.is_finished()
+                });
+            };
+            progress("clients connect");
+            agent.kill();
+            progress("clients connect without an agent");
+            talks();
+            let agent = Agent::start_in(&self.api, dir, cgroup);
+            agent.wait_for_health("200");
+            progress("clients connect with the next agent");
+            talks();
+            stop.store(true, Ordering::Relaxed);
+            clients.join().expect("every client has succeeded");
+            agent
+        })
+    }
+
     pub(crate) fn set([pair_a, pair_b]: [Pair; 2]) -> Self {
         let (lan, node1, node2) = (Namespace::new(), Namespace::own(), Namespace::new());
         let client = Namespace::new();
@@ -514,36 +555,23 @@ fn to_the_world(stage: &Stage, family: usize) {
     assert_eq!(seen_by_world, seen("client", NODE1[family]));
 }
 
+/// Sets a switch at its end, also at that of a failure.
+struct Set<'a>(&'a AtomicBool);
+
+impl Drop for Set<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// The agent is killed and comes back while clients go on.
 fn restarts(stage: &Stage, agent: Agent, dir: &Path, cgroup: &Path) -> Agent {
     let address = at(NODE1[0], NODE_PORT);
     let (_, mut long) = stage.client.open(&address).expect("connect");
-    let (stop, made) = (AtomicBool::new(false), AtomicU32::new(0));
-    thread::scope(|scope| {
-        let clients = scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                stage.client.connect(&address).expect("every connection is made");
-                made.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        let progress = |what: &str| {
-            let before = made.load(Ordering::Relaxed);
-            wait(what, || {
-                made.load(Ordering::Relaxed) > before + 20 || clients.is_finished()
-            });
-        };
-        progress("clients connect");
-        agent.kill();
-        progress("clients connect without an agent");
-        long.echo(b"are you still there?")
-            .expect("the connection outlives the agent");
-        let agent = Agent::start_in(&stage.api, dir, cgroup);
-        agent.wait_for_health("200");
-        progress("clients connect with the next agent");
-        long.echo(b"still?").expect("the connection outlives the restart");
-        stop.store(true, Ordering::Relaxed);
-        clients.join().expect("no connection has failed");
-        agent
+    let connects = || drop(stage.client.connect(&address).expect("every connection is made"));
+    stage.restart_under(agent, dir, cgroup, &connects, || {
+        let talk = long.echo(b"are you still there?");
+        talk.expect("the connection outlives the agent");
     })
 }
 
