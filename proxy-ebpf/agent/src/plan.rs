@@ -7,18 +7,21 @@
 //! - every slot below a frontend's count names a backend that exists;
 //! - a slot of a service holds a backend that the service has now or had before the plan, never another's.
 
+mod backends;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::BuildHasher as _,
     net::IpAddr,
 };
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashSet, HashTable};
+use hashbrown::{HashMap, HashSet};
 use proxy_ebpf_common::{AffinityMatchKey, BackendId, Frontend, FrontendFlags, Protocol, ServiceId, SlotKey};
 
+use self::backends::Backends;
+pub use self::sizes::Sizes;
 use crate::{
     desired::{FrontendAddress, HealthCheck, ObjectName, ServicePort, SocketAddress},
     node::plan::Cidr,
@@ -31,14 +34,10 @@ pub struct Tables {
     /// Which frontends a Service has, so that one Service can be planned without a look at the others.
     owned: HashMap<ObjectName, Vec<FrontendAddress>>,
     services: HashMap<ServiceId, ServiceSlots>,
-    backends: HashMap<BackendId, BackendUse>,
-    /// The id of each address, found by the hash of the address: the address itself is in `backends`.
-    backend_ids: HashTable<BackendId>,
-    hasher: DefaultHashBuilder,
+    backends: Backends,
     node_addresses: BTreeSet<IpAddr>,
     sizes: Sizes,
     last_service: u32,
-    last_backend: u32,
 }
 
 #[derive(Debug)]
@@ -91,80 +90,6 @@ impl ServiceSlots {
             self.special = None;
         }
         old
-    }
-}
-
-#[derive(Debug)]
-struct BackendUse {
-    address: SocketAddress,
-    /// Number of slots that name it.
-    slots: u32,
-}
-
-/// Numbers of entries; of IPv4 and IPv6 where there is a map for each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Frontends.
-    pub frontends: [usize; 2],
-    /// Slots.
-    pub slots: usize,
-    /// Backends.
-    pub backends: [usize; 2],
-    /// Pairs that affinity may keep to.
-    pub matches: usize,
-    /// Networks of clients, once for every service that admits them.
-    pub ranges: [usize; 2],
-    /// Addresses that have node ports.
-    pub node_addresses: [usize; 2],
-}
-
-impl Sizes {
-    /// The entries of a Service that shares none with others, so at most those that it adds.
-    pub fn of(change: &Change) -> Self {
-        let mut sizes = Self::default();
-        let (mut frontends, mut backends) = (HashSet::new(), HashSet::new());
-        for port in &change.ports {
-            frontends.extend(port.frontends.iter().copied());
-            backends.extend(port.backends.iter().copied());
-            sizes.slots += port.backends.len();
-            if port.affinity_timeout_s > 0 {
-                sizes.matches += port.backends.len();
-            }
-            for range in &port.source_ranges {
-                sizes.ranges[Self::family(range.address)] += 1;
-            }
-        }
-        for frontend in frontends {
-            sizes.frontends[Self::family(frontend.socket.address)] += 1;
-        }
-        for backend in backends {
-            sizes.backends[Self::family(backend.address)] += 1;
-        }
-        sizes
-    }
-
-    /// Number of entries of all maps together.
-    pub fn total(&self) -> usize {
-        let pairs = [self.frontends, self.backends, self.ranges, self.node_addresses];
-        self.slots + self.matches + pairs.as_flattened().iter().sum::<usize>()
-    }
-
-    /// What remains when `other` is taken away; `None`: it is more.
-    pub fn without(self, other: Self) -> Option<Self> {
-        let pair = |[a, b]: [usize; 2], [c, d]: [usize; 2]| Some([a.checked_sub(c)?, b.checked_sub(d)?]);
-        Some(Self {
-            frontends: pair(self.frontends, other.frontends)?,
-            slots: self.slots.checked_sub(other.slots)?,
-            backends: pair(self.backends, other.backends)?,
-            matches: self.matches.checked_sub(other.matches)?,
-            ranges: pair(self.ranges, other.ranges)?,
-            node_addresses: pair(self.node_addresses, other.node_addresses)?,
-        })
-    }
-
-    /// The index of an address's family.
-    fn family(address: IpAddr) -> usize {
-        usize::from(address.is_ipv6())
     }
 }
 
@@ -273,18 +198,7 @@ impl Tables {
             ..Self::default()
         };
         for (id, address) in entries.backends {
-            tables.last_backend = tables.last_backend.max(id.0);
-            tables.backends.insert(id, BackendUse { address, slots: 0 });
-            tables.sizes.backends[Sizes::family(address.address)] += 1;
-            // Of two ids for one address the lower one wins, whatever order the kernel hands them out in.
-            match tables.id_of(&address) {
-                Some(known) if known < id => {}
-                Some(known) => {
-                    tables.forget_id(&address, known);
-                    tables.remember_id(&address, id);
-                }
-                None => tables.remember_id(&address, id),
-            }
+            tables.backends.put(id, address);
         }
         let mut slots = HashMap::<ServiceId, Vec<BackendId>>::new();
         for (key, backend) in entries.slots {
@@ -295,9 +209,7 @@ impl Tables {
             }
             slots[index] = backend;
             tables.sizes.slots += 1;
-            if let Some(user) = tables.backends.get_mut(&backend) {
-                user.slots += 1;
-            }
+            tables.backends.take(backend);
         }
         for (id, slots) in slots {
             tables.service(id).slots = slots.into();
@@ -415,9 +327,6 @@ impl Tables {
         self.owned.reserve(new(changes.len(), self.owned.len()));
         self.services.reserve(new(ports().count(), self.services.len()));
         self.backends.reserve(new_backends);
-        let (known, hasher) = (&self.backends, &self.hasher);
-        let hash = |id: &BackendId| known.get(id).map_or(0, |user| hasher.hash_one(user.address));
-        self.backend_ids.reserve(new_backends, hash);
         plan.put_backends.reserve(new_backends);
         plan.put_slots.reserve(new(backends, self.sizes.slots));
         plan.put_frontends.reserve(new_frontends);
@@ -433,12 +342,7 @@ impl Tables {
         for id in orphans {
             self.delete_service(id, &mut idle, plan);
         }
-        idle.extend(
-            self.backends
-                .iter()
-                .filter(|(_, user)| user.slots == 0)
-                .map(|(&id, _)| id),
-        );
+        idle.extend(self.backends.idle());
         self.delete_idle_backends(idle, plan);
     }
 
@@ -603,10 +507,8 @@ impl Tables {
             let joined = self.datagram_backends(id, without(&slots, &old));
             plan.joined.extend(joined);
         }
-        for backend in &slots {
-            if let Some(user) = self.backends.get_mut(backend) {
-                user.slots += 1;
-            }
+        for &backend in &slots {
+            self.backends.take(backend);
         }
         self.unuse(&old, idle);
         self.sizes.slots += slots.len();
@@ -701,81 +603,37 @@ impl Tables {
         backends: impl Iterator<Item = &'a BackendId>,
     ) -> impl Iterator<Item = (ServiceId, SocketAddress)> {
         let addresses = backends
-            .filter_map(|id| self.backends.get(id))
-            .map(|user| user.address)
+            .filter_map(|&id| self.backends.address(id))
             .filter(|address| address.protocol == Protocol::UDP);
         addresses.map(move |address| (service, address))
     }
 
     fn unuse(&mut self, slots: &[BackendId], idle: &mut BTreeSet<BackendId>) {
-        for id in slots {
-            if let Some(user) = self.backends.get_mut(id) {
-                user.slots = user.slots.saturating_sub(1);
-                idle.insert(*id);
+        for &id in slots {
+            if self.backends.leave(id) {
+                idle.insert(id);
             }
         }
     }
 
     fn delete_idle_backends(&mut self, idle: BTreeSet<BackendId>, plan: &mut Plan) {
-        for id in idle {
-            if self.backends.get(&id).is_none_or(|user| user.slots > 0) {
-                continue;
-            }
-            if let Some(&BackendUse { address, .. }) = self.backends.get(&id) {
-                self.forget_id(&address, id);
-                self.backends.remove(&id);
-                self.sizes.backends[Sizes::family(address.address)] -= 1;
-                plan.delete_backends.push((id, address));
-            }
-        }
+        let gone = idle
+            .into_iter()
+            .filter_map(|id| Some((id, self.backends.remove_idle(id)?)));
+        plan.delete_backends.extend(gone);
     }
 
     /// The id of a backend, new if need be.
     fn backend(&mut self, address: SocketAddress, plan: &mut Plan) -> BackendId {
-        if let Some(id) = self.id_of(&address) {
-            return id;
-        }
-        let id = loop {
-            // Counting on rather than filling gaps keeps an id from meaning another backend soon after.
-            self.last_backend = self.last_backend.checked_add(1).unwrap_or(1);
-            let id = BackendId(self.last_backend);
-            if !self.backends.contains_key(&id) {
-                break id;
-            }
-        };
-        self.backends.insert(id, BackendUse { address, slots: 0 });
-        self.remember_id(&address, id);
-        self.sizes.backends[Sizes::family(address.address)] += 1;
-        plan.put_backends.push((id, address));
-        id
-    }
-
-    /// The id that this address goes by.
-    fn id_of(&self, address: &SocketAddress) -> Option<BackendId> {
-        let is_it = |id: &BackendId| self.backends.get(id).is_some_and(|user| user.address == *address);
-        self.backend_ids
-            .find(self.hasher.hash_one(address), is_it)
-            .copied()
-    }
-
-    /// Lets the address go by this id, which is in `backends` already. It must have none.
-    fn remember_id(&mut self, address: &SocketAddress, id: BackendId) {
-        let (backends, hasher) = (&self.backends, &self.hasher);
-        let hash = |id: &BackendId| backends.get(id).map_or(0, |user| hasher.hash_one(user.address));
-        self.backend_ids.insert_unique(hasher.hash_one(address), id, hash);
-    }
-
-    /// Does not let the address go by this id any more, if it does.
-    fn forget_id(&mut self, address: &SocketAddress, id: BackendId) {
-        let hash = self.hasher.hash_one(address);
-        if let Ok(entry) = self.backend_ids.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
+        self.backends.id_of(&address).unwrap_or_else(|| {
+            let id = self.backends.add(address);
+            plan.put_backends.push((id, address));
+            id
+        })
     }
 
     /// Gives back room that much larger tables once needed.
     pub fn shrink(&mut self) {
-        let is_roomy = |len: usize, capacity: usize| len < capacity / 4;
         if is_roomy(self.frontends.len(), self.frontends.capacity()) {
             self.frontends.shrink_to_fit();
         }
@@ -785,14 +643,7 @@ impl Tables {
         if is_roomy(self.services.len(), self.services.capacity()) {
             self.services.shrink_to_fit();
         }
-        if is_roomy(self.backend_ids.len(), self.backend_ids.capacity()) {
-            let (backends, hasher) = (&self.backends, &self.hasher);
-            let hash = |id: &BackendId| backends.get(id).map_or(0, |user| hasher.hash_one(user.address));
-            self.backend_ids.shrink_to_fit(hash);
-        }
-        if is_roomy(self.backends.len(), self.backends.capacity()) {
-            self.backends.shrink_to_fit();
-        }
+        self.backends.shrink();
     }
 
     fn next_service(&mut self) -> ServiceId {
@@ -820,6 +671,7 @@ impl Tables {
         let ipv6 = self.node_addresses.iter().filter(|ip| ip.is_ipv6()).count();
         Sizes {
             node_addresses: [self.node_addresses.len() - ipv6, ipv6],
+            backends: self.backends.sizes(),
             ..self.sizes
         }
     }
@@ -869,15 +721,18 @@ impl Tables {
                 .matches
                 .extend(matches.map(|&backend| AffinityMatchKey { service, backend }));
         }
-        entries
-            .backends
-            .extend(self.backends.iter().map(|(&id, user)| (id, user.address)));
+        entries.backends.extend(self.backends.iter());
         entries.slots.sort_unstable();
         entries.backends.sort_unstable();
         entries.matches.sort_unstable();
         entries.ranges.sort_unstable();
         entries
     }
+}
+
+/// Whether a table has room for several times what it holds.
+fn is_roomy(len: usize, capacity: usize) -> bool {
+    len < capacity / 4
 }
 
 /// The backends of a service's slots: the wanted ones, as few as possible of them elsewhere than they are.

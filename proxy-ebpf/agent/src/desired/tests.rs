@@ -3,6 +3,7 @@
 //! (pkg/proxy/topology_test.go), all v1.33, as far as they concern this proxy. That every
 //! cluster IP has an entry for its other ports is left out of the rows: see [`every_cluster_ip_has_an_entry_for_other_ports`].
 
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use serde_json::{Value, json};
 
 use super::*;
