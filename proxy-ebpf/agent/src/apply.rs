@@ -404,6 +404,22 @@ impl Map {
         })
     }
 
+    /// Removes a key, and returns the value that it had.
+    pub(crate) fn take<K: Pod, V: Pod>(&self, key: &K) -> Result<Option<V>, MapsError> {
+        sys::take(self.fd(), key).map_err(|source| MapsError::Delete {
+            name: self.name,
+            source,
+        })
+    }
+
+    /// Adds an entry unless there is one with this key.
+    pub(crate) fn add<K: Pod, V: Pod>(&self, key: &K, value: &V) -> Result<(), MapsError> {
+        sys::add(self.fd(), key, value).map_err(|source| MapsError::Write {
+            name: self.name,
+            source,
+        })
+    }
+
     pub(crate) fn update<K: Pod + Sync, V: Pod + Sync>(&self, entries: &[(K, V)]) -> Result<(), MapsError> {
         let written = if entries.len() < PARALLEL_FROM {
             sys::update(self.fd(), entries)

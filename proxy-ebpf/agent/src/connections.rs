@@ -29,7 +29,7 @@ use proxy_ebpf_common::{Address, Address4, Address6, Conntrack, ConntrackKey, ma
 use thiserror::Error;
 use tracing::{debug, warn};
 
-use self::plan::{AGAIN, Flush, INTERVAL_FIRST, Repeat, doomed, next_interval};
+use self::plan::{AGAIN, Flush, INTERVAL_FIRST, Repeat, is_doomed, next_interval};
 use crate::{
     agent::chain,
     apply::{Map, MapsError},
@@ -192,21 +192,36 @@ where
     Conntrack<A>: Pod,
 {
     let entries = map.read::<ConntrackKey<A>, Conntrack<A>>()?;
-    let mut removed = doomed(&entries, now_s()?, flush);
-    // Between the reading and now a program may have begun a new connection under an expired key.
+    // A clock that is behind only spares some.
     let now_s = now_s()?;
-    let mut lost = Ok(());
-    removed.retain(|key| match map.lookup::<_, Conntrack<A>>(key) {
-        Ok(Some(entry)) => !doomed(&[(*key, entry)], now_s, flush).is_empty(),
-        Ok(None) => false,
-        Err(error) => {
-            lost = Err(error);
-            false
-        }
-    });
-    lost?;
-    map.delete(&removed)?;
-    Ok((entries.len(), removed.len()))
+    let goes = |key: &ConntrackKey<A>, entry: &Conntrack<A>| is_doomed(key, entry, now_s, flush);
+    let mut removed = 0;
+    for (key, _) in entries.iter().filter(|(key, entry)| goes(key, entry)) {
+        removed += usize::from(remove(map, key, goes)?);
+    }
+    Ok((entries.len(), removed))
+}
+
+/// Removes an entry if it still has to go. Programs begin new connections under the keys of dead ones, also while this runs, and
+/// such a thread may have to wait for a processor anywhere.
+fn remove<A: Address>(
+    map: &Map,
+    key: &ConntrackKey<A>,
+    goes: impl Fn(&ConntrackKey<A>, &Conntrack<A>) -> bool,
+) -> Result<bool, MapsError>
+where
+    ConntrackKey<A>: Pod,
+    Conntrack<A>: Pod,
+{
+    let found: Option<Conntrack<A>> = map.lookup(key)?;
+    if !found.is_some_and(|entry| goes(key, &entry)) {
+        return Ok(false);
+    }
+    let taken: Option<Conntrack<A>> = map.take(key)?;
+    match taken {
+        Some(entry) if !goes(key, &entry) => map.add(key, &entry).map(|()| false),
+        taken => Ok(taken.is_some()),
+    }
 }
 
 /// Seconds since boot, as programs count them.

@@ -24,8 +24,11 @@ mod devices;
 pub use devices::{DeviceKind, TestRun, attach_to_device, has_netkit, memory_bytes, pin, test_run};
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
@@ -108,24 +111,49 @@ pub fn delete<K: Pod>(map: BorrowedFd<'_>, mut keys: &[K]) -> io::Result<()> {
 
 /// The value of one key.
 pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    #[repr(C)]
-    struct Attr {
-        map_fd: u32,
-        padding: u32,
-        key: u64,
-        value: u64,
-        flags: u64,
+    value_of(map, key, BPF_MAP_LOOKUP_ELEM)
+}
+
+/// Removes one key and returns the value that it had then. Hash maps before Linux 5.14 do not say what they remove: it is what
+/// was there a moment before.
+pub fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    /// The kernel's own number for what it does not do.
+    const ENOTSUPP: i32 = 524;
+    match value_of(map, key, BPF_MAP_LOOKUP_AND_DELETE_ELEM) {
+        Err(error) if error.raw_os_error() == Some(ENOTSUPP) => {}
+        taken => return taken,
     }
-    let mut value = MaybeUninit::<V>::uninit();
-    let mut attr = Attr {
-        map_fd: map.as_raw_fd() as u32,
-        padding: 0,
-        key: &raw const *key as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
+    let value = lookup(map, key)?;
+    let mut attr = ElementAttr::new(map, key);
+    // SAFETY: the key has the size that the map was checked to have when it was opened.
+    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attr) } {
+        Ok(_) => Ok(value),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds an entry unless there is one with this key.
+pub fn add<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    const BPF_NOEXIST: u64 = 1;
+    let mut attr = ElementAttr::new(map, key);
+    attr.value = &raw const *value as u64;
+    attr.flags = BPF_NOEXIST;
     // SAFETY: key and value have the sizes that the map was checked to have when it was opened.
-    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+    match unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) } {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a command that returns the value of a key returns.
+fn value_of<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, command: libc::c_long) -> io::Result<Option<V>> {
+    let mut value = MaybeUninit::<V>::uninit();
+    let mut attr = ElementAttr::new(map, key);
+    attr.value = value.as_mut_ptr() as u64;
+    // SAFETY: key and value have the sizes that the map was checked to have when it was opened.
+    match unsafe { bpf(command, &mut attr) } {
         // SAFETY: the kernel has filled the value, and every bit pattern is a valid Pod.
         Ok(_) => Ok(Some(unsafe { value.assume_init() })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -133,7 +161,7 @@ pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option
     }
 }
 
-/// All entries of a hash map that nobody else writes to.
+/// All entries of a hash map. Of one that others write to meanwhile, some of what comes or goes may be missing or old.
 pub fn read<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut entries = Vec::new();
     let mut batch = BATCH;
@@ -294,6 +322,28 @@ pub fn raise_memlock_limit() -> io::Result<()> {
     match unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The arguments of the commands for one element.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl ElementAttr {
+    fn new<K: Pod>(map: BorrowedFd<'_>, key: &K) -> Self {
+        Self {
+            map_fd: map.as_raw_fd() as u32,
+            padding: 0,
+            key: &raw const *key as u64,
+            value: 0,
+            flags: 0,
+        }
     }
 }
 

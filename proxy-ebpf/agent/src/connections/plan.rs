@@ -95,16 +95,14 @@ impl Repeat {
     }
 }
 
-/// The keys of entries that are dead or to be flushed.
-pub fn doomed<A: Address + Into<Ip>>(
-    entries: &[(ConntrackKey<A>, Conntrack<A>)],
+/// Whether an entry is dead or to be flushed.
+pub fn is_doomed<A: Address + Into<Ip>>(
+    key: &ConntrackKey<A>,
+    entry: &Conntrack<A>,
     now_s: u32,
     flush: &Flush,
-) -> Vec<ConntrackKey<A>> {
-    let doomed = entries
-        .iter()
-        .filter(|(key, entry)| is_expired(entry.expires_s, now_s) || is_flushed(key, entry, flush));
-    doomed.map(|(key, _)| *key).collect()
+) -> bool {
+    is_expired(entry.expires_s, now_s) || is_flushed(key, entry, flush)
 }
 
 fn is_flushed<A: Address + Into<Ip>>(key: &ConntrackKey<A>, entry: &Conntrack<A>, flush: &Flush) -> bool {
@@ -220,12 +218,10 @@ mod tests {
         ];
         for (protocol, service, now_s, flush, expected) in rows {
             let entries = connection(protocol, service, 100);
-            let keys = doomed(&entries, now_s, &flush);
-            assert_eq!(
-                keys.len(),
-                if expected { 2 } else { 0 },
-                "{protocol:?} {service} {now_s} {flush:?}"
-            );
+            for (key, entry) in &entries {
+                let goes = is_doomed(key, entry, now_s, &flush);
+                assert_eq!(goes, expected, "{protocol:?} {service} {now_s} {flush:?}");
+            }
         }
     }
 

@@ -40,6 +40,7 @@ pub(crate) fn run() {
         state::datagrams_end(&mut bench, net);
         state::ports_run_out(&bench, net);
     }
+    state::collecting_leaves_new_connections_alone(&bench);
 }
 
 fn from_outside_to_a_local_pod(bench: &mut Bench, net: &Net, protocol: Protocol) {

@@ -1,16 +1,22 @@
 //! What the programs remember: connections and their ends, clients, and ports.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, os::fd::AsFd as _, time::Instant};
 
+use aya::util::KernelVersion;
 use proxy_ebpf::{
     connections::{
         Collector,
         plan::{AGAIN, Flush},
     },
+    desired::SocketAddress,
     inspect::connections,
     plan::Plan,
+    sys,
 };
-use proxy_ebpf_common::{DropReason, Protocol, SNAT_PORT_MIN};
+use proxy_ebpf_common::{
+    Address as _, Address4, BackendId, Conntrack, ConntrackFlags, ConntrackKey, DropReason, Port, Protocol,
+    SNAT_PORT_MIN, ServiceId, maps,
+};
 
 use super::bench::{
     ABORT, Bench, CONTINUE, DATA, INIT, INIT_ACK, Net, REDIRECT, SHOT, SHUTDOWN_COMPLETE, at, ip_address,
@@ -18,6 +24,7 @@ use super::bench::{
 };
 use crate::{
     agent::wait,
+    has,
     model::{ACK, FIN, Packet, RST, SYN},
 };
 
@@ -463,4 +470,63 @@ pub(super) fn ports_run_out(bench: &Bench, net: &Net) {
     assert_eq!(bench.drops(DropReason::SnatPorts), before + dropped);
     let elsewhere = Packet::udp(&at(net.local_pod, 5001), &at(net.world, 4434));
     assert_eq!(bench.run("node_egress", &elsewhere).0, CONTINUE);
+}
+
+/// Connections that begin under the keys of dead ones stay, also while those are being removed.
+pub(super) fn collecting_leaves_new_connections_alone(bench: &Bench) {
+    type Key = ConntrackKey<Address4>;
+    type Entry = Conntrack<Address4>;
+    const COUNT: u16 = 10_000;
+    const ROUNDS: u32 = 10;
+    const LIVING: u32 = u32::MAX / 2;
+    let since = KernelVersion::new(5, 14, 0);
+    let tells = KernelVersion::current().is_ok_and(|version| version >= since);
+    if !has("removal that tells what it has removed", tells) {
+        return;
+    }
+    let [client, service, pod] = [1, 2, 3].map(|last| Address4::from_octets([192, 0, 2, last]));
+    let connections = |expires_s| {
+        (0..COUNT).map(move |number| {
+            let key = Key::new(client, Port::new(number), service, Port::new(80), Protocol::TCP);
+            let entry = Entry {
+                source: client,
+                source_port: Port::new(number),
+                destination: pod,
+                destination_port: Port::new(8080),
+                expires_s,
+                created_s: 0,
+                flags: ConntrackFlags::default(),
+                service: ServiceId(1),
+                backend: BackendId(1),
+            };
+            (key, entry)
+        })
+    };
+    let map = bench.open(maps::CONNTRACK4);
+    let map = map.fd().as_fd();
+    let collector = Collector::start(&bench.dir).expect("start the collector");
+    let nobody = SocketAddress {
+        address: [192, 0, 2, 9].into(),
+        port: 9,
+        protocol: Protocol::UDP,
+    };
+    for _ in 0..ROUNDS {
+        let dead: Vec<_> = connections(1).collect();
+        sys::update(map, &dead).expect("write dead connections");
+        // Whatever is to be flushed, the table is looked through.
+        collector.flush(Flush {
+            appeared: [nobody].into(),
+            ..Flush::default()
+        });
+        for connection in connections(LIVING) {
+            sys::update(map, &[connection]).expect("begin a connection");
+        }
+        wait("all that have begun are there", || {
+            let entries = sys::read::<Key, Entry>(map).expect("read the connections");
+            let own = entries.iter().filter(|(key, _)| key.source.is(client));
+            own.count() == usize::from(COUNT)
+        });
+    }
+    let keys: Vec<_> = connections(LIVING).map(|(key, _)| key).collect();
+    sys::delete(map, &keys).expect("end them");
 }
