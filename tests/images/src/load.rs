@@ -285,8 +285,19 @@ fn connect(target: SocketAddr) -> io::Result<TcpStream> {
 
 fn exchange(mut stream: &TcpStream, report: &mut Report, begun: Instant) -> io::Result<()> {
     let mut message = [ECHO; MESSAGE_BYTES];
-    stream.write_all(&message)?;
-    stream.read_exact(&mut message)?;
+    let connected = begun.elapsed();
+    let exchanged = stream
+        .write_all(&message)
+        .and_then(|()| stream.read_exact(&mut message));
+    // Whoever looks for the reason needs to know which connection it was, and when.
+    exchanged.map_err(|error| {
+        let own = stream.local_addr().map_or(0, |own| own.port());
+        let text = format!(
+            "port {own}, {connected:?} to connect, {:?} in all: {error}",
+            begun.elapsed()
+        );
+        io::Error::new(error.kind(), text)
+    })?;
     report.time(begun);
     report.bytes += MESSAGE_BYTES as u64;
     Ok(())

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tests::{Component, Place, suite::World, wait};
 
 use crate::{
-    load::{Clients, client, minutes, settled, web_without_selector},
+    load::{Clients, client, judge, minutes, settled, web_without_selector},
     stage::{
         Client::{Packets, Pod},
         Expect::Answers,
@@ -128,12 +128,7 @@ pub(crate) fn a_giant_service(world: &World<'_>) -> Result<()> {
     let reports = clients.stop(&stage)?;
     cluster.restart_with(Component::ProxyEbpf(2), &[])?;
     settled(&stage)?;
-    for (name, report) in reports {
-        println!("  {name}: {report}");
-        ensure!(report["failures"] == 0, "{name}: {report}");
-        let made = report["per_second"].as_f64().unwrap_or_default();
-        ensure!(made > 0.0, "{name} has done nothing: {report}");
-    }
+    judge(&stage, &reports)?;
     for (index, name) in ["the agent of node1", "the agent of node2"]
         .into_iter()
         .enumerate()

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api, Config,
@@ -63,13 +63,34 @@ pub(crate) fn no_connection_fails(world: &World<'_>) -> Result<()> {
     };
     let reports = clients.stop(&stage)?;
     outcome?;
-    for (name, report) in &reports {
+    judge(&stage, &reports)
+}
+
+/// Prints what each client has to say, and fails if one of them has failed, with what the agents know of that.
+pub(crate) fn judge(stage: &Stage<'_>, reports: &[(String, Value)]) -> Result<()> {
+    for (name, report) in reports {
         println!("  {name}: {report}");
     }
     for (name, report) in reports {
-        ensure!(report["failures"] == 0, "{name}: {report}");
         let made = report["per_second"].as_f64().unwrap_or_default();
         ensure!(made > 0.0, "{name} has done nothing: {report}");
+        if report["failures"] == 0 {
+            continue;
+        }
+        let error = report["error"].as_str().unwrap_or_default();
+        let port = error
+            .strip_prefix("port ")
+            .and_then(|rest| rest.split(',').next());
+        for node in [1, 2] {
+            let connections = stage.proxy(node, &["ct", "list"])?;
+            let its = connections
+                .lines()
+                .filter(|line| port.is_some_and(|port| line.contains(&format!(":{port} "))));
+            its.for_each(|line| println!("  node{node} knows {line}"));
+            let metrics = stage.proxy(node, &["status"])?;
+            println!("  node{node}: {metrics}");
+        }
+        bail!("{name}: {report}");
     }
     Ok(())
 }
