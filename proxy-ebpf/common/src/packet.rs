@@ -188,6 +188,15 @@ impl TcpFlags {
     pub const fn opens(self) -> bool {
         self.contains(Self::SYN) && !self.contains(Self::ACK)
     }
+
+    /// Whether this is an answer to such a segment: the other side agrees, or there is nobody.
+    pub const fn answers(self) -> bool {
+        self.contains(Self::SYN.union(Self::ACK)) || self.contains(Self::RST)
+    }
+
+    const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
 }
 
 /// Whether an entry that expires at `expires_s` is dead at `now_s`; both count seconds since boot.

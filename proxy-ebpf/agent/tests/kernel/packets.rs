@@ -23,6 +23,7 @@ pub(crate) fn run() {
             from_a_pod(&mut bench, net, protocol);
             from_the_node(&mut bench, net, protocol);
             to_the_world(&bench, net, protocol);
+            from_the_world(&bench, net, protocol);
             nobody_is_there(&mut bench, net, protocol);
             ranges::only_some_are_admitted(&mut bench, net, protocol);
         }
@@ -30,6 +31,7 @@ pub(crate) fn run() {
         odd::echoes(&mut bench, net);
         odd::fragments(&mut bench, net);
         state::a_connection_ends(&mut bench, net);
+        state::what_was_evicted_comes_back(&mut bench, net);
         state::an_association_ends(&mut bench, net);
         state::both_ways(&mut bench, net);
         state::both_ways_from_the_node(&mut bench, net);
@@ -265,6 +267,29 @@ fn to_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
     }
     // So does whoever is no pod.
     bench.expect_untouched("node_egress", &first(protocol, &at(net.client, 43_001), &world));
+}
+
+/// Somebody in the world who has a route to pods reaches one by its own address, and gets answers from it.
+fn from_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
+    let (world, pod) = (at(net.world, 43_002), at(net.local_pod, 8081));
+    let request = first(protocol, &world, &pod);
+    bench.expect(
+        "node_ingress",
+        &request,
+        REDIRECT,
+        &request.translated(&world, &pod, 1),
+    );
+    let reply = answer(protocol, &pod, &world);
+    bench.expect_untouched("pod_egress", &reply);
+    bench.expect_untouched("node_egress", &reply);
+    // Nobody's answers stay what they are, too.
+    if protocol == Protocol::TCP {
+        let stray = answer(protocol, &at(net.local_pod, 8082), &world);
+        bench.expect_untouched("node_egress", &stray);
+    }
+    // Within the cluster nobody is masqueraded, so nothing has to be noted.
+    let inside = first(protocol, &at(net.remote_pod, 43_002), &pod);
+    bench.expect_untouched("node_ingress", &inside);
 }
 
 fn nobody_is_there(bench: &mut Bench, net: &Net, protocol: Protocol) {

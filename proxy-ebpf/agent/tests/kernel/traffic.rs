@@ -300,6 +300,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("a"));
         from_outside(&stage, family, "a", CLIENT[family]);
         to_the_world(&stage, family);
+        from_the_world(&stage, family);
     }
     for (device, pair) in ["orla", "orlb"].into_iter().zip(pairs) {
         assert_attached(device, pair);
@@ -553,6 +554,30 @@ fn to_the_world(stage: &Stage, family: usize) {
         .ask(&world, LARGE_DATAGRAM)
         .expect("send to the world");
     assert_eq!(seen_by_world, seen("client", NODE1[family]));
+}
+
+/// Somebody outside the cluster who has a route to a pod reaches it by its own address, and as himself.
+fn from_the_world(stage: &Stage, family: usize) {
+    let (option, bits) = [("-4", 32), ("-6", 128)][family];
+    let route = format!("{}/{bits} via {}", POD_A[family], NODE1[family]);
+    stage.client.ip(&format!("{option} route add {route}"));
+    let pod = at(POD_A[family], TARGET);
+    let expected = seen("a", CLIENT[family]);
+    let (seen_by_pod, talk) = stage.client.open(&pod).expect("connect to the pod");
+    assert_eq!(seen_by_pod, expected);
+    talk.transfer().expect("talk for long");
+    let seen_by_pod = stage.client.ask(&pod, LARGE_DATAGRAM).expect("send to the pod");
+    assert_eq!(seen_by_pod, expected);
+    // From one port with a later connection by the Service.
+    let mut talks = [pod, at(EXTERNAL_IP[family], 80)].map(|address| {
+        let opened = stage.client.open_by(5004, &address);
+        opened.unwrap_or_else(|error| panic!("connect to {address}: {error}"))
+    });
+    for (seen_by_pod, talk) in &mut talks {
+        assert_eq!(*seen_by_pod, expected);
+        talk.echo(b"mine").expect("get what was sent");
+    }
+    stage.client.ip(&format!("{option} route delete {route}"));
 }
 
 /// Sets a switch at its end, also at that of a failure.

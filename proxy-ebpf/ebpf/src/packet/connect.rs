@@ -3,7 +3,7 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use proxy_ebpf_common::{
     Address, BackendId, ConntrackFlags, DeviceFlags, DropReason, EventKind, FrontendFlags, Hook, Node,
-    NodeKey, ServiceId,
+    NodeKey, Protocol, ServiceId,
 };
 
 use super::{
@@ -150,22 +150,50 @@ fn address_at<F: PacketFamily>(ifindex: u32) -> Result<F::Address, DropReason> {
     Ok(address)
 }
 
-/// Opens a connection from the node's address for what a pod sends to the world. The result is that of [`to_service`].
+/// Notes a connection that somebody in the world opens to a pod, past the Services: its answers must not be masqueraded. The
+/// result is that of [`to_service`]; [`CONTINUE`]: it passes as it is.
 #[inline(never)]
-pub(crate) fn masquerade<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
-    // SAFETY: no preallocation, so elements are freed only after this program has run.
-    let device = unsafe { DEVICES.get(&skb.ifindex()) };
-    if !device.is_some_and(|device| device.flags.contains(DeviceFlags::MASQUERADE)) {
-        return CONTINUE;
-    }
+pub(crate) fn from_world<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     let (source, destination) = (scratch.packet.key.source, scratch.packet.key.destination);
-    if network_of::<F>(source) != Some(Node::LOCAL)
-        || network_of::<F>(destination).is_some()
-        || F::node_addresses().get_ptr(&destination).is_some()
+    // A packet at the end of its life is the node's own routing's, which says so.
+    if !has_ports(scratch.protocol())
+        || scratch.packet.ttl <= 1
+        || !is_masqueraded::<F>(skb.ifindex(), destination, source)
     {
         return CONTINUE;
     }
+    let port = scratch.packet.key.destination_port;
+    scratch.begin(destination, port, ServiceId(0), BackendId(0));
+    if open::<F>(scratch).is_err() {
+        return CONTINUE;
+    }
+    translated::<F>(skb, scratch, EventKind::NEW);
+    TRANSLATE
+}
+
+/// Whether what a pod sends to somebody leaves a device with the node's address.
+#[inline(always)]
+fn is_masqueraded<F: PacketFamily>(ifindex: u32, pod: F::Address, other: F::Address) -> bool {
+    // SAFETY: no preallocation, so elements are freed only after this program has run.
+    let device = unsafe { DEVICES.get(&ifindex) };
+    device.is_some_and(|device| device.flags.contains(DeviceFlags::MASQUERADE))
+        && network_of::<F>(pod) == Some(Node::LOCAL)
+        && network_of::<F>(other).is_none()
+        && F::node_addresses().get_ptr(&other).is_none()
+}
+
+/// Opens a connection from the node's address for what a pod sends to the world. The result is that of [`to_service`].
+#[inline(never)]
+pub(crate) fn masquerade<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
+    let (source, destination) = (scratch.packet.key.source, scratch.packet.key.destination);
+    if !is_masqueraded::<F>(skb.ifindex(), source, destination) {
+        return CONTINUE;
+    }
     let protocol = scratch.protocol();
+    // Answers open nothing. Whose they are is forgotten; with another source they would be nobody's.
+    if protocol == Protocol::TCP && scratch.packet.tcp.answers() {
+        return CONTINUE;
+    }
     // An echo's reply answers a request that came in without being translated, so it may leave like that.
     let is_request = protocol == F::ICMP && scratch.packet.key.destination_port.get() == 0;
     if !has_ports(protocol) && !is_request {

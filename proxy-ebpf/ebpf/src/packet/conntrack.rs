@@ -117,12 +117,17 @@ fn touch_partner<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
     if let Some(partner) = F::conntrack().get_ptr_mut(&scratch.partner_key) {
         // SAFETY: as above.
         let partner = unsafe { &mut *partner };
-        partner.flags = scratch.partner.flags;
-        partner.expires_s = scratch.partner.expires_s;
-    } else {
-        // When this fails the next packet tries again.
-        let _ = F::conntrack().insert(&scratch.partner_key, &scratch.partner, 0);
+        // Where it was missing, an answer may have been taken for the first packet of another connection.
+        if partner.flags.contains(ConntrackFlags::REPLY)
+            == scratch.partner.flags.contains(ConntrackFlags::REPLY)
+        {
+            partner.flags = scratch.partner.flags;
+            partner.expires_s = scratch.partner.expires_s;
+            return;
+        }
     }
+    // When this fails the next packet tries again.
+    let _ = F::conntrack().insert(&scratch.partner_key, &scratch.partner, 0);
 }
 
 /// Derives the other direction's entry from this one's.

@@ -85,6 +85,7 @@ fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Ho
         } else {
             match (connect::directly::<F>(skb, scratch), hook) {
                 (CONTINUE, Hook::POD_EGRESS) => return forward::to_local_pod::<F>(skb, scratch),
+                (CONTINUE, Hook::NODE_INGRESS) => connect::from_world::<F>(skb, scratch),
                 (CONTINUE, Hook::NODE_EGRESS) => connect::masquerade::<F>(skb, scratch),
                 (opened, _) => opened,
             }

@@ -56,6 +56,26 @@ pub(super) fn a_connection_ends(bench: &mut Bench, net: &Net) {
     assert_eq!(via(bench, SYN), ip_address(net.local_pod));
 }
 
+/// What the kernel has evicted comes back, also when an answer was taken for something else meanwhile.
+pub(super) fn what_was_evicted_comes_back(bench: &mut Bench, net: &Net) {
+    let (client, service_address) = (at(net.world, 47_003), at(net.external_ip, 80));
+    let pod = at(net.local_pod, 8080);
+    bench.serve(service(net, Protocol::TCP, &[net.local_pod]));
+    let agrees = Packet::tcp(&pod, &client, SYN | ACK);
+    bench.run("node_ingress", &Packet::tcp(&client, &service_address, SYN));
+    bench.run("node_egress", &agrees);
+    bench.forget(net, (net.local_pod, 8080), (net.world, 47_003));
+    bench.expect_untouched("node_egress", &agrees);
+    // This one might be of a connection to the world that was evicted.
+    let data = Packet::tcp(&pod, &client, ACK);
+    let (_, stray) = bench.run("node_egress", &data);
+    assert_eq!(stray.source.ip(), ip_address(net.node));
+    // The next change of the connection's state brings it back.
+    bench.run("node_ingress", &Packet::tcp(&client, &service_address, FIN | ACK));
+    let (_, answer) = bench.run("node_egress", &data);
+    assert_eq!(answer, data.translated(&service_address, &client, 0));
+}
+
 /// Clients of SCTP use the same port for every association.
 pub(super) fn an_association_ends(bench: &mut Bench, net: &Net) {
     let (client, service_address) = (at(net.client, 47_002), at(net.external_ip, 80));
