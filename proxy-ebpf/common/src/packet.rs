@@ -67,6 +67,9 @@ impl ConntrackFlags {
     /// Of a [`Self::DIRECT`] connection: a process of the node has opened it. No program sees its packets before the node's
     /// routing, so they are told from others by having neither arrived anywhere nor been translated.
     pub const OF_NODE: Self = Self(1 << 15);
+    /// Nothing is translated: somebody outside the cluster talks to a pod past the Services. What the pod answers must not be
+    /// masqueraded.
+    pub const AS_IT_IS: Self = Self(1 << 16);
 
     /// Whether any bit of `other` is set.
     pub const fn intersects(self, other: Self) -> bool {
@@ -126,7 +129,7 @@ impl ConntrackFlags {
     pub const fn disowns(self, tcp: TcpFlags) -> bool {
         let awaits = Self::REPLY.union(Self::SEEN_OPENING);
         self.contains(awaits)
-            && !self.contains(Self::REPLIED)
+            && !self.intersects(Self::REPLIED.union(Self::AS_IT_IS))
             && tcp.contains(TcpFlags::ACK)
             && !tcp.contains(TcpFlags::SYN)
             && !tcp.contains(TcpFlags::RST)

@@ -118,6 +118,7 @@ fn flags(flags: ConntrackFlags) -> Vec<&'static str> {
         (ConntrackFlags::MASQUERADE, "masquerade"),
         (ConntrackFlags::DIRECT, "direct"),
         (ConntrackFlags::OF_NODE, "of-node"),
+        (ConntrackFlags::AS_IT_IS, "as-it-is"),
         (ConntrackFlags::RESERVED, "reserved"),
     ];
     let set = names.into_iter().filter(|(flag, _)| flags.contains(*flag));

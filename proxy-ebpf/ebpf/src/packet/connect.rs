@@ -150,25 +150,18 @@ fn address_at<F: PacketFamily>(ifindex: u32) -> Result<F::Address, DropReason> {
     Ok(address)
 }
 
-/// Notes a connection that somebody in the world opens to a pod, past the Services: its answers must not be masqueraded. The
-/// result is that of [`to_service`]; [`CONTINUE`]: it passes as it is.
+/// Notes a connection that somebody in the world opens to a pod, past the Services: its answers must not be masqueraded.
 #[inline(never)]
 pub(crate) fn from_world<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     let (source, destination) = (scratch.packet.key.source, scratch.packet.key.destination);
-    // A packet at the end of its life is the node's own routing's, which says so.
-    if !has_ports(scratch.protocol())
-        || scratch.packet.ttl <= 1
-        || !is_masqueraded::<F>(skb.ifindex(), destination, source)
-    {
-        return CONTINUE;
+    if has_ports(scratch.protocol()) && is_masqueraded::<F>(skb.ifindex(), destination, source) {
+        let port = scratch.packet.key.destination_port;
+        scratch.begin(destination, port, ServiceId(0), BackendId(0));
+        scratch.entry.flags = ConntrackFlags::AS_IT_IS;
+        // When this fails the next packet tries again.
+        let _ = open::<F>(scratch);
     }
-    let port = scratch.packet.key.destination_port;
-    scratch.begin(destination, port, ServiceId(0), BackendId(0));
-    if open::<F>(scratch).is_err() {
-        return CONTINUE;
-    }
-    translated::<F>(skb, scratch, EventKind::NEW);
-    TRANSLATE
+    CONTINUE
 }
 
 /// Whether what a pod sends to somebody leaves a device with the node's address.

@@ -1,7 +1,7 @@
 //! The programs, one for each place where packets are seen.
 
 use aya_ebpf::{bindings::__sk_buff, macros::classifier, programs::TcContext};
-use proxy_ebpf_common::{DropReason, Hook};
+use proxy_ebpf_common::{ConntrackFlags, DropReason, Hook};
 
 use super::{
     CONTINUE, TRANSLATE, balance, connect,
@@ -85,7 +85,7 @@ fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Ho
         } else {
             match (connect::directly::<F>(skb, scratch), hook) {
                 (CONTINUE, Hook::POD_EGRESS) => return forward::to_local_pod::<F>(skb, scratch),
-                (CONTINUE, Hook::NODE_INGRESS) => connect::from_world::<F>(skb, scratch),
+                (CONTINUE, Hook::NODE_INGRESS) => return connect::from_world::<F>(skb, scratch),
                 (CONTINUE, Hook::NODE_EGRESS) => connect::masquerade::<F>(skb, scratch),
                 (opened, _) => opened,
             }
@@ -93,6 +93,8 @@ fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Ho
         if opened != TRANSLATE {
             return opened;
         }
+    } else if scratch.entry.flags.contains(ConntrackFlags::AS_IT_IS) {
+        return CONTINUE;
     }
     forward::translated::<F>(skb, scratch)
 }
