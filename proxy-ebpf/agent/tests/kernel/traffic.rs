@@ -300,8 +300,8 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         stage.wait_for(&at(EXTERNAL_IP[family], 80), Some("a"));
         from_outside(&stage, family, "a", CLIENT[family]);
         to_the_world(&stage, family);
-        from_the_world(&stage, family);
     }
+    from_the_world(&stage);
     for (device, pair) in ["orla", "orlb"].into_iter().zip(pairs) {
         assert_attached(device, pair);
     }
@@ -312,7 +312,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     stage.wait_for(&at(EXTERNAL_IP[1], 80), Some("b"));
     from_pods(&stage, POD_B, "b");
     from_the_node("b");
-    both_ways(&Namespace::own(), NODE1, POD_B, "b");
+    both_ways(&Namespace::own(), NODE1, CLUSTER_IP, POD_B, "b");
     limited(&stage);
     stage.endpoints(&[POD_C]);
     for family in [0, 1] {
@@ -321,8 +321,8 @@ pub(crate) fn run(pairs: [Pair; 2]) {
     }
     from_pods(&stage, POD_C, "c");
     from_the_node("c");
-    both_ways(&stage.pod_a, POD_A, POD_C, "c");
-    both_ways(&Namespace::own(), NODE1, POD_C, "c");
+    both_ways(&stage.pod_a, POD_A, CLUSTER_IP, POD_C, "c");
+    both_ways(&Namespace::own(), NODE1, CLUSTER_IP, POD_C, "c");
     let agent = restarts(&stage, agent, dir.path(), &nobody.0);
     nobody_is_there(&stage);
     agent.stop();
@@ -475,11 +475,11 @@ fn from_pods(stage: &Stage, server: Both, name: &str) {
     }
 }
 
-/// A client inside has connections to a backend by the Service and past it, from one port: each gets its own answers.
-fn both_ways(client: &Namespace, client_ip: Both, backend_ip: Both, server: &str) {
+/// A client has connections to a backend by the Service and past it, from one port: each gets its own answers.
+fn both_ways(client: &Namespace, client_ip: Both, service_ip: Both, backend_ip: Both, server: &str) {
     let mut ports = 21_000..;
     for family in [0, 1] {
-        let (service, backend) = (at(CLUSTER_IP[family], 80), at(backend_ip[family], TARGET));
+        let (service, backend) = (at(service_ip[family], 80), at(backend_ip[family], TARGET));
         let expected = seen(server, client_ip[family]);
         let open = |address: &str, port: u16| {
             let opened = client.open_by(port, address);
@@ -557,27 +557,24 @@ fn to_the_world(stage: &Stage, family: usize) {
 }
 
 /// Somebody outside the cluster who has a route to a pod reaches it by its own address, and as himself.
-fn from_the_world(stage: &Stage, family: usize) {
-    let (option, bits) = [("-4", 32), ("-6", 128)][family];
-    let route = format!("{}/{bits} via {}", POD_A[family], NODE1[family]);
-    stage.client.ip(&format!("{option} route add {route}"));
-    let pod = at(POD_A[family], TARGET);
-    let expected = seen("a", CLIENT[family]);
-    let (seen_by_pod, talk) = stage.client.open(&pod).expect("connect to the pod");
-    assert_eq!(seen_by_pod, expected);
-    talk.transfer().expect("talk for long");
-    let seen_by_pod = stage.client.ask(&pod, LARGE_DATAGRAM).expect("send to the pod");
-    assert_eq!(seen_by_pod, expected);
-    // From one port with a later connection by the Service.
-    let mut talks = [pod, at(EXTERNAL_IP[family], 80)].map(|address| {
-        let opened = stage.client.open_by(5004, &address);
-        opened.unwrap_or_else(|error| panic!("connect to {address}: {error}"))
+fn from_the_world(stage: &Stage) {
+    let routes = [0, 1].map(|family| {
+        let (option, bits) = [("-4", 32), ("-6", 128)][family];
+        let route = format!("{}/{bits} via {}", POD_A[family], NODE1[family]);
+        stage.client.ip(&format!("{option} route add {route}"));
+        let pod = at(POD_A[family], TARGET);
+        let expected = seen("a", CLIENT[family]);
+        let (seen_by_pod, talk) = stage.client.open(&pod).expect("connect to the pod");
+        assert_eq!(seen_by_pod, expected);
+        talk.transfer().expect("talk for long");
+        let seen_by_pod = stage.client.ask(&pod, LARGE_DATAGRAM).expect("send to the pod");
+        assert_eq!(seen_by_pod, expected);
+        format!("{option} route delete {route}")
     });
-    for (seen_by_pod, talk) in &mut talks {
-        assert_eq!(*seen_by_pod, expected);
-        talk.echo(b"mine").expect("get what was sent");
+    both_ways(&stage.client, CLIENT, EXTERNAL_IP, POD_A, "a");
+    for delete in routes {
+        stage.client.ip(&delete);
     }
-    stage.client.ip(&format!("{option} route delete {route}"));
 }
 
 /// Sets a switch at its end, also at that of a failure.

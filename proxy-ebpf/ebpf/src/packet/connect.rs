@@ -8,7 +8,7 @@ use proxy_ebpf_common::{
 
 use super::{
     CONTINUE, TRANSLATE, balance,
-    conntrack::{Beside, beside, has_ports, open},
+    conntrack::{Beside, beside, has_ports, is_answered_for_another, open},
     family::PacketFamily,
     forward,
     maps::DEVICES,
@@ -118,9 +118,14 @@ fn plan<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<
 #[inline(always)]
 pub(crate) fn directly<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     match beside::<F>(scratch) {
-        Beside::Nothing => return CONTINUE,
-        Beside::Connection => {}
+        Beside::Nothing => CONTINUE,
+        Beside::Connection => by_another_port::<F>(skb, scratch),
     }
+}
+
+/// Opens a connection that is for no Service and gets another port. The result is that of [`to_service`].
+#[inline(never)]
+fn by_another_port<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     let (destination, port) = (
         scratch.packet.key.destination,
         scratch.packet.key.destination_port,
@@ -150,17 +155,24 @@ fn address_at<F: PacketFamily>(ifindex: u32) -> Result<F::Address, DropReason> {
     Ok(address)
 }
 
-/// Notes a connection that somebody in the world opens to a pod, past the Services: its answers must not be masqueraded.
+/// Notes a connection that somebody in the world opens to a pod, past the Services: its answers must not be masqueraded. The
+/// result is that of [`directly`].
 #[inline(never)]
 pub(crate) fn from_world<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> i32 {
     let (source, destination) = (scratch.packet.key.source, scratch.packet.key.destination);
-    if has_ports(scratch.protocol()) && is_masqueraded::<F>(skb.ifindex(), destination, source) {
-        let port = scratch.packet.key.destination_port;
-        scratch.begin(destination, port, ServiceId(0), BackendId(0));
-        scratch.entry.flags = ConntrackFlags::AS_IT_IS;
-        // When this fails the next packet tries again.
-        let _ = open::<F>(scratch);
+    let protocol = scratch.protocol();
+    if !has_ports(protocol) || !is_masqueraded::<F>(skb.ifindex(), destination, source) {
+        return CONTINUE;
     }
+    // Of the other protocols only what opens a connection is a new one; the rest is another's, or of one already forgotten.
+    if protocol == Protocol::UDP && is_answered_for_another::<F>(scratch) {
+        return by_another_port::<F>(skb, scratch);
+    }
+    let port = scratch.packet.key.destination_port;
+    scratch.begin(destination, port, ServiceId(0), BackendId(0));
+    scratch.entry.flags = ConntrackFlags::AS_IT_IS;
+    // When this fails the next packet tries again.
+    let _ = open::<F>(scratch);
     CONTINUE
 }
 

@@ -187,7 +187,8 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
     let is_inside = scratch.packet.hook == Hook::POD_EGRESS || scratch.packet.is_nodes_own;
     let opens = match protocol {
         Protocol::TCP | Protocol::SCTP => scratch.packet.tcp.opens(),
-        // Any datagram may be the first. Whoever reaches pods from outside by both ways is worth no look at each of them.
+        // Any datagram may be the first. Those that other nodes' pods send are worth no look at each of them; of the world's,
+        // only the first is not noted yet.
         Protocol::UDP => is_inside,
         _ => false,
     };
@@ -204,6 +205,13 @@ pub(crate) fn beside<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> Besi
         let _ = F::opening().insert(&scratch.partner_key, now_s(), 0);
     }
     Beside::Nothing
+}
+
+/// Whether answers to the packet would be taken for those of another connection.
+#[inline(always)]
+pub(crate) fn is_answered_for_another<F: PacketFamily>(scratch: &mut Scratch<F::Address>) -> bool {
+    scratch.partner_key = scratch.packet.key.reversed();
+    matches!(whose_answers::<F>(scratch), Answers::Another)
 }
 
 /// Whose connection answers of `partner_key` are.

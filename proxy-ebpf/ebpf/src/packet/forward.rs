@@ -53,6 +53,9 @@ pub(crate) fn translated<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Add
         Err(DropReason::TooBig) => return reject::too_big::<F>(skb, scratch),
         Err(reason) => return drop::<F>(skb, scratch, reason),
     };
+    if is_final(&exit, scratch.packet.hook, scratch.entry.flags) {
+        skb.mark_translated();
+    }
     if apply::<F>(skb, scratch).is_err() {
         return drop::<F>(skb, scratch, DropReason::Rewrite);
     }
@@ -79,12 +82,25 @@ fn reroutes(hook: Hook, flags: ConntrackFlags) -> bool {
         && !flags.contains(ConntrackFlags::REPLY)
 }
 
+/// Whether the next device's program might take the packet, once it is translated, for another one: what a process of the
+/// node has sent for one that nobody has seen yet, and an answer of a direct connection for one of the Service's.
+#[inline(always)]
+fn is_final(exit: &Exit, hook: Hook, flags: ConntrackFlags) -> bool {
+    let is_direct_answer = flags.contains(ConntrackFlags::DIRECT.union(ConntrackFlags::REPLY));
+    (node_by_packets() && reroutes(hook, flags))
+        || (is_direct_answer && hook.is_first() && matches!(exit, Exit::Stack))
+}
+
 #[inline(always)]
 fn exit<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<Exit, DropReason> {
     let flags = scratch.entry.flags;
     let hook = scratch.packet.hook;
     let reroutes = reroutes(hook, flags);
-    if !hook.is_first() && !reroutes {
+    // What comes from the world for a pod goes by the node's own routing, whose rules may not let it pass.
+    let from_world = hook == Hook::NODE_INGRESS
+        && flags.contains(ConntrackFlags::DIRECT)
+        && !flags.contains(ConntrackFlags::REPLY);
+    if (!hook.is_first() && !reroutes) || from_world {
         return Ok(Exit::Stack);
     }
     let is_last_hop = scratch.packet.ttl <= 1;
@@ -152,9 +168,6 @@ pub(crate) fn to_pod<F: PacketFamily>(
 
 #[inline(always)]
 fn apply<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>) -> Result<(), Refused> {
-    if node_by_packets() && reroutes(scratch.packet.hook, scratch.entry.flags) {
-        skb.mark_translated();
-    }
     report::translated::<F>(skb, scratch, EventKind::TRANSLATED);
     if scratch.packet.inner == 0 {
         rewrite::<F>(skb, scratch)

@@ -65,9 +65,11 @@ fn see(skb: *mut __sk_buff, hook: Hook, reaches_peers: bool) -> i32 {
 
 #[inline(always)]
 fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Hook) -> i32 {
+    if !hook.is_first() && skb.take_mark() {
+        return CONTINUE;
+    }
     scratch.packet.hook = hook;
-    scratch.packet.is_nodes_own =
-        node_by_packets() && !hook.is_first() && !skb.take_mark() && skb.ingress_ifindex() == 0;
+    scratch.packet.is_nodes_own = node_by_packets() && !hook.is_first() && skb.ingress_ifindex() == 0;
     let is_error = match parse::<F>(skb, &mut scratch.packet) {
         Parsed::Packet => false,
         Parsed::Error => true,
@@ -85,7 +87,7 @@ fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Ho
         } else {
             match (connect::directly::<F>(skb, scratch), hook) {
                 (CONTINUE, Hook::POD_EGRESS) => return forward::to_local_pod::<F>(skb, scratch),
-                (CONTINUE, Hook::NODE_INGRESS) => return connect::from_world::<F>(skb, scratch),
+                (CONTINUE, Hook::NODE_INGRESS) => connect::from_world::<F>(skb, scratch),
                 (CONTINUE, Hook::NODE_EGRESS) => connect::masquerade::<F>(skb, scratch),
                 (opened, _) => opened,
             }

@@ -65,7 +65,7 @@ impl Skb {
         unsafe { read_volatile(&raw const (*self.0).ingress_ifindex) }
     }
 
-    /// Says to the next device's program that this packet, which a process of the node has sent, is translated.
+    /// Says to the next device's program that this packet is what it shall be, whatever it looks like.
     #[inline(always)]
     pub(crate) fn mark_translated(self) {
         unsafe { write_volatile(&raw mut (*self.0).tc_index, TRANSLATED) };
