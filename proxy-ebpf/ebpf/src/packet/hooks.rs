@@ -65,7 +65,8 @@ fn see(skb: *mut __sk_buff, hook: Hook, reaches_peers: bool) -> i32 {
 
 #[inline(always)]
 fn packet<F: PacketFamily>(skb: Skb, scratch: &mut Scratch<F::Address>, hook: Hook) -> i32 {
-    if !hook.is_first() && skb.take_mark() {
+    // One that is there before a program of this node has seen the packet is another node's, or a pod's forgery.
+    if skb.take_mark() && !hook.is_first() {
         return CONTINUE;
     }
     scratch.packet.hook = hook;
