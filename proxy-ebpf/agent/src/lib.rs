@@ -22,6 +22,7 @@ pub mod host_ports;
 pub mod http;
 pub mod inspect;
 pub mod metrics;
+pub mod netlink;
 pub mod node;
 pub mod node_ports;
 pub mod objects;

@@ -2,76 +2,45 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::{FutureExt as _, TryStreamExt as _};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
+    AddressFamily,
     address::{AddressAttribute, AddressMessage},
     link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage},
 };
-use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder, new_multicast_connection, packet_core::NetlinkMessage,
-    sys::SocketAddr,
-};
-use tokio::task::JoinHandle;
+use rtnetlink::RouteMessageBuilder;
 
 use super::{
     DevicesError,
     plan::{Link, LinkKind, Observed, Route},
 };
-use crate::node::plan::Cidr;
+use crate::{netlink::Netlink, node::plan::Cidr};
 
-/// A netlink socket, and another that the kernel reports to.
-pub(super) struct Kernel {
-    handle: Handle,
-    events: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    connection: JoinHandle<()>,
-}
-
-impl std::fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").finish_non_exhaustive()
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
+/// The kernel, and what of it is read.
+#[derive(Debug)]
+pub(super) struct Kernel(Netlink);
 
 impl Kernel {
-    /// A door to the namespace of the calling thread.
+    /// That of the calling thread's namespace.
     pub(super) fn open() -> Result<Self, DevicesError> {
-        let (connection, handle, events) = new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ])
-        .map_err(DevicesError::Open)?;
-        Ok(Self {
-            handle,
-            events,
-            connection: tokio::spawn(connection),
-        })
+        Netlink::open().map(Self).map_err(DevicesError::Open)
     }
 
     /// Waits until something has changed, and takes in what else has by then.
     pub(super) async fn disturbed(&mut self) {
-        if self.events.next().await.is_none() {
+        if self.0.event().await.is_none() {
             // The connection never ends while this lives; if it did, there would be nothing to wait for.
             return std::future::pending().await;
         }
-        while self.events.next().now_or_never().flatten().is_some() {}
+        while self.0.event().now_or_never().flatten().is_some() {}
     }
 
     /// Everything that the plan depends on.
     pub(super) async fn observe(&self) -> Result<Observed, DevicesError> {
-        let links = list("devices", self.handle.link().get().execute()).await?;
-        let addresses = list("addresses", self.handle.address().get().execute()).await?;
+        let links = list("devices", self.0.handle.link().get().execute()).await?;
+        let addresses = list("addresses", self.0.handle.address().get().execute()).await?;
         let mut routes = Vec::new();
         let mut neighbours = Vec::new();
         let families = [
@@ -85,9 +54,9 @@ impl Kernel {
             ),
         ];
         for (family, request) in families {
-            let listed = list("routes", self.handle.route().get(request).execute()).await?;
+            let listed = list("routes", self.0.handle.route().get(request).execute()).await?;
             routes.extend(listed.iter().filter_map(route));
-            let request = self.handle.neighbours().get().set_address_family(family);
+            let request = self.0.handle.neighbours().get().set_address_family(family);
             let listed = list("neighbours", request.execute()).await?;
             neighbours.extend(listed.iter().filter_map(neighbour));
         }

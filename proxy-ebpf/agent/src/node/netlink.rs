@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
+use futures::TryStreamExt as _;
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
@@ -15,18 +15,14 @@ use netlink_packet_route::{
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
 };
-use rtnetlink::{
-    Handle, LinkUnspec, LinkVxlan, MulticastGroup, RouteMessageBuilder, new_multicast_connection,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    sys::SocketAddr,
-};
-use tokio::task::JoinHandle;
+use rtnetlink::{LinkUnspec, LinkVxlan, RouteMessageBuilder, packet_core::NetlinkPayload};
 
 use super::{
     DEVICE_PREFIX, NetworkError,
     plan::{Change, Cidr, Device, Mac, OnLink, Route, State, Tunnel},
     sysctl,
 };
+use crate::netlink::Netlink;
 
 /// Marks routes as ours, so that a restarted agent finds them and no other's. Numbers up to 99 are known routing daemons'.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(114);
@@ -39,46 +35,20 @@ pub(super) struct Observed {
     pub(super) state: State,
 }
 
-/// A netlink socket, and another that the kernel reports to.
-pub(super) struct Kernel {
-    handle: Handle,
-    events: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    connection: JoinHandle<()>,
-}
-
-impl std::fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").finish_non_exhaustive()
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
+/// The kernel, and what of it is read and changed.
+#[derive(Debug)]
+pub(super) struct Kernel(Netlink);
 
 impl Kernel {
-    /// A door to the namespace of the calling thread.
+    /// That of the calling thread's namespace.
     pub(super) fn open() -> Result<Self, NetworkError> {
-        let (connection, handle, events) = new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ])?;
-        Ok(Self {
-            handle,
-            events,
-            connection: tokio::spawn(connection),
-        })
+        Ok(Self(Netlink::open()?))
     }
 
     /// Waits until something has changed that the plan depends on, or that is ours. False: nothing will be heard any more.
     pub(super) async fn disturbed(&mut self) -> bool {
-        while let Some((message, _)) = self.events.next().await {
-            match message.payload {
+        while let Some(payload) = self.0.event().await {
+            match payload {
                 NetlinkPayload::InnerMessage(message) if concerns(&message) => return true,
                 // Events were lost.
                 NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => return true,
@@ -90,9 +60,9 @@ impl Kernel {
 
     /// Everything that the plan is compared with.
     pub(super) async fn observe(&self) -> Result<Observed, NetworkError> {
-        let links: Vec<LinkMessage> = listed("interfaces", self.handle.link().get().execute()).await?;
+        let links: Vec<LinkMessage> = listed("interfaces", self.0.handle.link().get().execute()).await?;
         let addresses: Vec<AddressMessage> =
-            listed("addresses", self.handle.address().get().execute()).await?;
+            listed("addresses", self.0.handle.address().get().execute()).await?;
         let mut state = State::default();
         let tunnel = links.iter().find(|link| name(link) == TUNNEL);
         let tunnel_index = tunnel.map(|link| link.header.index);
@@ -139,7 +109,7 @@ impl Kernel {
             RouteMessageBuilder::<Ipv6Addr>::new().build(),
         ];
         for family in families {
-            let messages: Vec<_> = listed("routes", self.handle.route().get(family).execute()).await?;
+            let messages: Vec<_> = listed("routes", self.0.handle.route().get(family).execute()).await?;
             let ours = messages
                 .iter()
                 .filter(|message| message.header.protocol == PROTOCOL);
@@ -151,7 +121,7 @@ impl Kernel {
     /// The next hops and forwarding entries on the tunnel.
     async fn observe_tunnel(&self, index: u32, state: &mut State) -> Result<(), NetworkError> {
         for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
-            let request = self.handle.neighbours().get().set_address_family(family);
+            let request = self.0.handle.neighbours().get().set_address_family(family);
             let messages: Vec<NeighbourMessage> = listed("neighbours", request.execute()).await?;
             let ours = messages.iter().filter(|message| {
                 message.header.ifindex == index && message.header.state == NeighbourState::Permanent
@@ -195,11 +165,11 @@ impl Kernel {
         let on_tunnel = tunnel.ok_or(ChangeError::NoTunnel);
         match change {
             Change::RemoveTunnel => {
-                self.handle.link().del(on_tunnel?).execute().await?;
+                self.0.handle.link().del(on_tunnel?).execute().await?;
                 *tunnel = None;
             }
             Change::CreateTunnel(wanted) => {
-                self.handle.link().add(new_tunnel(&wanted)).execute().await?;
+                self.0.handle.link().add(new_tunnel(&wanted)).execute().await?;
                 *tunnel = self.tunnel_index().await?;
                 sysctl::set_up_tunnel(TUNNEL)?;
                 self.set_tunnel(tunnel.ok_or(ChangeError::NoTunnel)?, &wanted)
@@ -208,6 +178,7 @@ impl Kernel {
             Change::SetTunnel(wanted) => self.set_tunnel(on_tunnel?, &wanted).await?,
             Change::AddAddress(address) => {
                 let mut request = self
+                    .0
                     .handle
                     .address()
                     .add(on_tunnel?, address, host_prefix(address));
@@ -223,43 +194,44 @@ impl Kernel {
                     AddressAttribute::Local(address),
                     AddressAttribute::Address(address),
                 ];
-                self.handle.address().del(message).execute().await?;
+                self.0.handle.address().del(message).execute().await?;
             }
             Change::SetForwarding(mac, remote) => {
-                let request = self.handle.neighbours().add_bridge(on_tunnel?, &mac.0);
+                let request = self.0.handle.neighbours().add_bridge(on_tunnel?, &mac.0);
                 let request = request.flags(NeighbourFlags::Own).destination(remote).replace();
                 request.execute().await?;
             }
             Change::RemoveForwarding(mac, remote) => {
-                let mut request = self.handle.neighbours().add_bridge(on_tunnel?, &mac.0);
+                let mut request = self.0.handle.neighbours().add_bridge(on_tunnel?, &mac.0);
                 request.message_mut().header.flags = NeighbourFlags::Own;
                 let message = request.destination(remote).message_mut().clone();
-                self.handle.neighbours().del(message).execute().await?;
+                self.0.handle.neighbours().del(message).execute().await?;
             }
             Change::SetNeighbour(address, mac) => {
-                let request = self.handle.neighbours().add(on_tunnel?, address);
+                let request = self.0.handle.neighbours().add(on_tunnel?, address);
                 request.link_layer_address(&mac.0).replace().execute().await?;
             }
             Change::RemoveNeighbour(address, _) => {
                 let message = self
+                    .0
                     .handle
                     .neighbours()
                     .add(on_tunnel?, address)
                     .message_mut()
                     .clone();
-                self.handle.neighbours().del(message).execute().await?;
+                self.0.handle.neighbours().del(message).execute().await?;
             }
             Change::AddRoute(route) => {
                 let message = route_message(&route, *tunnel)?;
-                self.handle.route().add(message).execute().await?;
+                self.0.handle.route().add(message).execute().await?;
             }
             Change::ReplaceRoute(route) => {
                 let message = route_message(&route, *tunnel)?;
-                self.handle.route().add(message).replace().execute().await?;
+                self.0.handle.route().add(message).replace().execute().await?;
             }
             Change::RemoveRoute(route) => {
                 let message = route_message(&route, *tunnel)?;
-                self.handle.route().del(message).execute().await?;
+                self.0.handle.route().del(message).execute().await?;
             }
         }
         Ok(())
@@ -270,11 +242,11 @@ impl Kernel {
             .address(tunnel.mac.0.to_vec())
             .mtu(tunnel.mtu)
             .up();
-        self.handle.link().set(message.build()).execute().await
+        self.0.handle.link().set(message.build()).execute().await
     }
 
     async fn tunnel_index(&self) -> Result<Option<u32>, NetworkError> {
-        let links: Vec<LinkMessage> = listed("interfaces", self.handle.link().get().execute()).await?;
+        let links: Vec<LinkMessage> = listed("interfaces", self.0.handle.link().get().execute()).await?;
         let tunnel = links.iter().find(|link| name(link) == TUNNEL);
         Ok(tunnel.map(|link| link.header.index))
     }
