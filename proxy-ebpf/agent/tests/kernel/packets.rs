@@ -23,7 +23,7 @@ pub(crate) fn run() {
             from_a_pod(&mut bench, net, protocol);
             from_the_node(&mut bench, net, protocol);
             to_the_world(&bench, net, protocol);
-            from_the_world(&bench, net, protocol);
+            from_the_world(&mut bench, net, protocol);
             nobody_is_there(&mut bench, net, protocol);
             ranges::only_some_are_admitted(&mut bench, net, protocol);
         }
@@ -57,29 +57,18 @@ fn from_outside_to_a_local_pod(bench: &mut Bench, net: &Net, protocol: Protocol)
         let client = at(net.client, 40_001 + index as u16);
         let request = first(protocol, &client, service);
         // Straight into the pod, with the client's own address.
-        bench.expect(
-            "node_ingress",
-            &request,
-            REDIRECT,
-            &request.translated(&client, &pod, 1),
-        );
+        bench.expect_redirect("node_ingress", &request, &client, &pod);
         let reply = answer(protocol, &pod, &client);
-        let translated = reply.translated(service, &client, 0);
         // Without a look at the node's own routing where the Service's address may be the node's.
         if index < 2 {
-            bench.expect(
-                "pod_egress",
-                &reply,
-                REDIRECT,
-                &reply.translated(service, &client, 1),
-            );
+            bench.expect_redirect("pod_egress", &reply, service, &client);
         } else {
-            bench.expect("pod_egress", &reply, CONTINUE, &translated);
+            bench.expect_translated("pod_egress", &reply, service, &client);
         }
         // The same for a device whose pod hook does not see it.
-        bench.expect("node_egress", &reply, CONTINUE, &translated);
+        bench.expect_translated("node_egress", &reply, service, &client);
         // Once it is translated, it is nobody's business any more.
-        bench.expect_untouched("node_egress", &translated);
+        bench.expect_untouched("node_egress", &reply.translated(service, &client, 0));
     }
     // The same client by the same port at another address: the pod must be able to tell its connections apart.
     let client = at(net.client, 40_001);
@@ -92,12 +81,7 @@ fn from_outside_to_a_local_pod(bench: &mut Bench, net: &Net, protocol: Protocol)
     assert_eq!(seen_by_pod.source.ip(), ip_address(net.client));
     assert!(seen_by_pod.source.port() >= SNAT_PORT_MIN, "{seen_by_pod:?}");
     let reply = answer(protocol, &pod, &seen_by_pod.source.to_string());
-    bench.expect(
-        "node_egress",
-        &reply,
-        CONTINUE,
-        &reply.translated(&services[1], &client, 0),
-    );
+    bench.expect_translated("node_egress", &reply, &services[1], &client);
     // A port of the cluster IP that the Service has not; the world hears nothing.
     let unknown = first(protocol, &client, &at(net.cluster_ip, 81));
     bench.expect_drop("node_ingress", &unknown, DropReason::UnknownPort);
@@ -122,12 +106,7 @@ fn from_outside_to_another_node(bench: &mut Bench, net: &Net, protocol: Protocol
         // Another packet takes the same way.
         assert_eq!(bench.run("node_ingress", &request), (REDIRECT, forwarded.clone()));
         let reply = answer(protocol, &backend, &by_node);
-        bench.expect(
-            "node_ingress",
-            &reply,
-            REDIRECT,
-            &reply.translated(&service, &client, 1),
-        );
+        bench.expect_redirect("node_ingress", &reply, &service, &client);
         // What the node itself has sent on is not touched again.
         bench.expect_untouched("node_egress", &forwarded);
         bench.expect_untouched("node_egress", &reply.translated(&service, &client, 1));
@@ -141,68 +120,32 @@ fn from_a_pod(bench: &mut Bench, net: &Net, protocol: Protocol) {
     bench.serve(service(net, protocol, &[net.remote_pod]));
     let backend = at(net.remote_pod, 8080);
     let request = first(protocol, &pod, &service_address);
-    bench.expect(
-        "pod_egress",
-        &request,
-        CONTINUE,
-        &request.translated(&pod, &backend, 0),
-    );
+    bench.expect_translated("pod_egress", &request, &pod, &backend);
     let reply = answer(protocol, &backend, &pod);
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&service_address, &pod, 1),
-    );
-    bench.expect(
-        "pod_ingress",
-        &reply,
-        CONTINUE,
-        &reply.translated(&service_address, &pod, 0),
-    );
+    bench.expect_redirect("node_ingress", &reply, &service_address, &pod);
+    bench.expect_translated("pod_ingress", &reply, &service_address, &pod);
 
     // Itself.
     bench.serve(service(net, protocol, &[net.local_pod]));
     let pod = at(net.local_pod, 42_002);
     let (own, hairpin) = (at(net.local_pod, 8080), at(net.hairpin, 42_002));
     let request = first(protocol, &pod, &service_address);
-    bench.expect(
-        "pod_egress",
-        &request,
-        REDIRECT,
-        &request.translated(&hairpin, &own, 1),
-    );
+    bench.expect_redirect("pod_egress", &request, &hairpin, &own);
     let reply = answer(protocol, &own, &hairpin);
-    bench.expect(
-        "pod_egress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&service_address, &pod, 1),
-    );
+    bench.expect_redirect("pod_egress", &reply, &service_address, &pod);
 
     // Another pod of this node, whose address is not in the tables: by the node's own routing.
     bench.serve(service(net, protocol, &[net.other_pod]));
     let pod = at(net.local_pod, 42_003);
     let backend = at(net.other_pod, 8080);
     let request = first(protocol, &pod, &service_address);
-    bench.expect(
-        "pod_egress",
-        &request,
-        CONTINUE,
-        &request.translated(&pod, &backend, 0),
-    );
+    bench.expect_translated("pod_egress", &request, &pod, &backend);
     let reply = answer(protocol, &backend, &pod);
-    bench.expect(
-        "pod_egress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&service_address, &pod, 1),
-    );
+    bench.expect_redirect("pod_egress", &reply, &service_address, &pod);
 
     // No Service: straight to the other pod, or left alone.
-    let direct = first(protocol, &at(net.other_pod, 42_004), &at(net.local_pod, 9));
-    let forwarded = direct.translated(&at(net.other_pod, 42_004), &at(net.local_pod, 9), 1);
-    bench.expect("pod_egress", &direct, REDIRECT, &forwarded);
+    let (other, own) = (at(net.other_pod, 42_004), at(net.local_pod, 9));
+    bench.expect_redirect("pod_egress", &first(protocol, &other, &own), &other, &own);
     bench.expect_untouched(
         "pod_egress",
         &first(protocol, &at(net.local_pod, 42_005), &at(net.remote_pod, 9)),
@@ -223,12 +166,10 @@ fn from_the_node(bench: &mut Bench, net: &Net, protocol: Protocol) {
             let backend = at(pod, 8080);
             bench.serve(service(net, protocol, &[pod]));
             let request = first(protocol, &node, &service_address);
-            let translated = request.translated(&node, &backend, 1);
-            bench.expect("node_egress", &request, REDIRECT, &translated);
+            bench.expect_redirect("node_egress", &request, &node, &backend);
             // The answer is for the node itself.
             let reply = answer(protocol, &backend, &node);
-            let expected = reply.translated(&service_address, &node, 0);
-            bench.expect(program, &reply, CONTINUE, &expected);
+            bench.expect_translated(program, &reply, &service_address, &node);
         }
     }
 }
@@ -248,19 +189,9 @@ fn to_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
     assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
     assert_eq!(sent, request.translated(&by_node, &world, 0));
     // The others take a short cut.
-    bench.expect(
-        "pod_egress",
-        &request,
-        REDIRECT,
-        &request.translated(&by_node, &world, 1),
-    );
+    bench.expect_redirect("pod_egress", &request, &by_node, &world);
     let reply = answer(protocol, &world, &by_node);
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&world, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &world, &pod);
     // Within the cluster everybody keeps their address.
     for inside in [net.remote_pod, net.node] {
         bench.expect_untouched("node_egress", &first(protocol, &pod, &at(inside, 443)));
@@ -270,7 +201,7 @@ fn to_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
 }
 
 /// Somebody in the world who has a route to pods reaches one by its own address, and gets answers from it.
-fn from_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
+fn from_the_world(bench: &mut Bench, net: &Net, protocol: Protocol) {
     let (world, pod) = (at(net.world, 43_002), at(net.local_pod, 8081));
     let request = first(protocol, &world, &pod);
     // By the node's own routing, whose rules may not let it pass.
@@ -287,6 +218,22 @@ fn from_the_world(bench: &Bench, net: &Net, protocol: Protocol) {
     // Within the cluster nobody is masqueraded, so nothing has to be noted.
     let inside = first(protocol, &at(net.remote_pod, 43_002), &pod);
     bench.expect_untouched("node_ingress", &inside);
+
+    // By a Service before, from the same port: the two must not have answers that look the same.
+    let (world, pod) = (at(net.world, 43_003), at(net.local_pod, 8080));
+    bench.serve(service(net, protocol, &[net.local_pod]));
+    let by_service = first(protocol, &world, &at(net.external_ip, 80));
+    bench.expect_redirect("node_ingress", &by_service, &world, &pod);
+    let request = first(protocol, &world, &pod);
+    let (result, sent) = bench.run("node_ingress", &request);
+    assert_eq!((result, sent.source.ip()), (CONTINUE, ip_address(net.world)));
+    assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
+    let other = sent.source.to_string();
+    assert_eq!(sent, request.translated(&other, &pod, 0));
+    let reply = answer(protocol, &pod, &other);
+    bench.expect_translated("pod_egress", &reply, &pod, &world);
+    let reply = answer(protocol, &pod, &world);
+    bench.expect_redirect("pod_egress", &reply, &at(net.external_ip, 80), &world);
 }
 
 fn nobody_is_there(bench: &mut Bench, net: &Net, protocol: Protocol) {

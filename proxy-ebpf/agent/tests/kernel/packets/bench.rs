@@ -245,14 +245,39 @@ impl Bench {
         (result, Packet::read(&frame))
     }
 
-    /// Expects a packet to be translated.
     #[track_caller]
-    pub(super) fn expect(&self, program: &'static str, packet: &Packet, result: i32, expected: &Packet) {
+    fn expect(&self, program: &'static str, packet: &Packet, result: i32, expected: &Packet) {
         assert_eq!(
             self.run(program, packet),
             (result, expected.clone()),
             "{program} of {packet:?}"
         );
+    }
+
+    /// Expects a packet to be sent on with these ends, with one hop less to go.
+    #[track_caller]
+    pub(super) fn expect_redirect(
+        &self,
+        program: &'static str,
+        packet: &Packet,
+        source: &str,
+        destination: &str,
+    ) {
+        let expected = packet.translated(source, destination, 1);
+        self.expect(program, packet, REDIRECT, &expected);
+    }
+
+    /// Expects a packet to go the node's own way with these ends.
+    #[track_caller]
+    pub(super) fn expect_translated(
+        &self,
+        program: &'static str,
+        packet: &Packet,
+        source: &str,
+        destination: &str,
+    ) {
+        let expected = packet.translated(source, destination, 0);
+        self.expect(program, packet, CONTINUE, &expected);
     }
 
     /// Expects a packet to be left as it is.

@@ -107,12 +107,7 @@ pub(super) fn echoes(bench: &mut Bench, net: &Net) {
     assert_eq!((result, sent.source.ip()), (CONTINUE, ip_address(net.node)));
     assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
     let reply = echo(true, &world, &sent.source.to_string());
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&world, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &world, &pod);
     // A pod's answers are to requests that came in as they are.
     bench.expect_untouched(
         "node_egress",
@@ -161,12 +156,7 @@ pub(super) fn odd_packets(bench: &mut Bench, net: &Net) {
                 data,
             },
         );
-        bench.expect(
-            "node_ingress",
-            &bare,
-            REDIRECT,
-            &bare.translated(&client, &pod, 1),
-        );
+        bench.expect_redirect("node_ingress", &bare, &client, &pod);
     }
     let mut tired = Packet::udp(&client, &service_address);
     tired.ttl = 1;

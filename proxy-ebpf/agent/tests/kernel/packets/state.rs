@@ -121,21 +121,11 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     bench.serve(service(net, Protocol::TCP, &[net.remote_pod]));
     let by_service = |bench: &Bench, pod: &str| {
         let request = tcp(pod, &service_address, SYN);
-        bench.expect(
-            "pod_egress",
-            &request,
-            CONTINUE,
-            &request.translated(pod, &backend, 0),
-        );
+        bench.expect_translated("pod_egress", &request, pod, &backend);
     };
     let answered = |bench: &Bench, pod: &str, flags| {
         let reply = tcp(&backend, pod, flags);
-        bench.expect(
-            "node_ingress",
-            &reply,
-            REDIRECT,
-            &reply.translated(&service_address, pod, 1),
-        );
+        bench.expect_redirect("node_ingress", &reply, &service_address, pod);
     };
 
     // The connection by the Service is over, and the other one is only seen on its way into the pod.
@@ -164,17 +154,12 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
     let other = sent.source.to_string();
     assert_eq!(sent, direct.translated(&other, &backend, 0));
-    bench.expect("pod_egress", &direct, CONTINUE, &sent);
+    bench.expect_translated("pod_egress", &direct, &other, &backend);
     bench.expect_untouched("node_egress", &sent);
     // What the one by the Service has become on its way out is not taken for a second one.
     bench.expect_untouched("node_egress", &direct);
     let reply = tcp(&backend, &other, SYN | ACK);
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&backend, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &backend, &pod);
     answered(bench, &pod, ACK);
     // It is over, and the Service's is forgotten: the next one keeps its port, from its first packet to its last.
     bench.run("pod_egress", &tcp(&pod, &backend, FIN | ACK));
@@ -204,12 +189,7 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     let other = sent.source.to_string();
     assert_eq!(sent, request.translated(&other, &backend, 0));
     let reply = tcp(&backend, &other, SYN | ACK);
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&service_address, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &service_address, &pod);
     for flags in [ACK, FIN | ACK] {
         bench.expect_untouched("node_ingress", &tcp(&backend, &pod, flags));
         bench.expect_untouched("pod_egress", &tcp(&pod, &backend, flags));
@@ -220,28 +200,13 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     let pod = at(net.local_pod, 56_005);
     bench.expect_untouched("pod_egress", &Packet::udp(&pod, &backend));
     let request = Packet::udp(&pod, &service_address);
-    bench.expect(
-        "pod_egress",
-        &request,
-        CONTINUE,
-        &request.translated(&pod, &backend, 0),
-    );
+    bench.expect_translated("pod_egress", &request, &pod, &backend);
     let (_, sent) = bench.run("pod_egress", &Packet::udp(&pod, &backend));
     assert!(sent.source.port() >= SNAT_PORT_MIN, "{sent:?}");
     let reply = Packet::udp(&backend, &sent.source.to_string());
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&backend, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &backend, &pod);
     let reply = Packet::udp(&backend, &pod);
-    bench.expect(
-        "node_ingress",
-        &reply,
-        REDIRECT,
-        &reply.translated(&service_address, &pod, 1),
-    );
+    bench.expect_redirect("node_ingress", &reply, &service_address, &pod);
 }
 
 /// A process of the node has connections to a backend by the Service and past it, from one port. Both are seen after the node's
@@ -257,11 +222,10 @@ pub(super) fn both_ways_from_the_node(bench: &mut Bench, net: &Net) {
         let tcp = |source: &str, destination: &str, flags| Packet::tcp(source, destination, flags);
         bench.serve(service(net, Protocol::TCP, &[pod]));
         let by_service = |bench: &Bench, packet: &Packet, own: &str| {
-            let translated = packet.translated(own, &backend, 1);
-            bench.expect("node_egress", packet, REDIRECT, &translated);
+            bench.expect_redirect("node_egress", packet, own, &backend);
         };
         let answered = |bench: &Bench, packet: &Packet, from: &str, own: &str| {
-            bench.expect(answers, packet, CONTINUE, &packet.translated(from, own, 0));
+            bench.expect_translated(answers, packet, from, own);
         };
         let by_another_port = |bench: &Bench, packet: &Packet| {
             let (result, sent) = bench.run(on_its_way, packet);
@@ -280,7 +244,7 @@ pub(super) fn both_ways_from_the_node(bench: &mut Bench, net: &Net) {
         answered(bench, &tcp(&backend, &other, SYN | ACK), &backend, &node);
         for flags in [ACK, FIN | ACK] {
             let sent = tcp(&node, &backend, flags);
-            bench.expect(on_its_way, &sent, CONTINUE, &sent.translated(&other, &backend, 0));
+            bench.expect_translated(on_its_way, &sent, &other, &backend);
         }
         by_service(bench, &tcp(&node, &service_address, ACK), &node);
         answered(bench, &tcp(&backend, &node, ACK), &service_address, &node);
