@@ -8,6 +8,7 @@ mod api;
 mod client;
 mod histories;
 mod model;
+mod monitor;
 mod network;
 mod packets;
 mod sandbox;

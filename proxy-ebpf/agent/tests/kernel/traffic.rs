@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     agent::{Agent, ip, node, wait},
     api::Api,
+    monitor,
     network::{LARGE_DATAGRAM, Namespace, Seen},
     sandbox::{BPF_DIR, CGROUP},
 };
@@ -302,6 +303,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         to_the_world(&stage, family);
     }
     from_the_world(&stage);
+    monitor::run(&stage);
     for (device, pair) in ["orla", "orlb"].into_iter().zip(pairs) {
         assert_attached(device, pair);
     }
