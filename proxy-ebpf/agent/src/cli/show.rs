@@ -136,7 +136,7 @@ impl Monitor {
         let maps_dir = pins::maps_of(&self.bpf.bpf_dir);
         if self.guard {
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            return monitor::switch_off(&maps_dir);
+            return monitor::switch_off_after(&maps_dir);
         }
         inspect::open(&self.bpf.bpf_dir)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,8 +152,10 @@ impl Monitor {
         let kinds: Vec<_> = self.events.iter().map(|kind| kind.of_events()).collect();
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let switch = monitor::Switch::take(&maps_dir)?;
+        // It waits for the switch, and this for it: the switch must go first.
         let _guard = self.guard()?;
-        let _switch = monitor::Switch::on(&maps_dir, &kinds)?;
+        let _switch = switch.on(&kinds)?;
         let mut left = self.count.unwrap_or(u64::MAX);
         while left > 0 {
             let event = tokio::select! {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::sys;
 
-/// Makes the programs write events while it lives.
+/// The right to have events written. Once [`Self::on`] has asked for them, they are until it is dropped.
 pub struct Switch {
     config: Array<MapData, Config>,
     /// There is one reading position in the ring buffer: two readers would each see a part.
@@ -32,17 +32,21 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Asks for events of these kinds.
-    pub fn on(maps_dir: &Path, kinds: &[EventKind]) -> Result<Self> {
-        let Some(lock) = lock(maps_dir)? else {
+    /// Fails while another monitor has it.
+    pub fn take(maps_dir: &Path) -> Result<Self> {
+        let Some(lock) = lock(maps_dir, FlockArg::LockExclusiveNonblock)? else {
             bail!("another `proxy-ebpf monitor` is reading these events: end it first");
         };
-        let mut switch = Self {
+        Ok(Self {
             config: config(maps_dir)?,
             _lock: lock,
-        };
-        switch.set(kinds.iter().fold(0, |bits, kind| bits | kind.bit()))?;
-        Ok(switch)
+        })
+    }
+
+    /// Asks for events of these kinds.
+    pub fn on(mut self, kinds: &[EventKind]) -> Result<Self> {
+        self.set(kinds.iter().fold(0, |bits, kind| bits | kind.bit()))?;
+        Ok(self)
     }
 
     fn set(&mut self, monitored: u32) -> Result<()> {
@@ -60,16 +64,26 @@ impl Drop for Switch {
 
 /// Stops events that a monitor has asked for that was killed. One that lives keeps them.
 pub fn switch_off(maps_dir: &Path) -> Result<()> {
-    match lock(maps_dir)? {
+    off(maps_dir, FlockArg::LockExclusiveNonblock)
+}
+
+/// The same for a monitor that is being killed: the kernel closes its files one after the other, the lock perhaps last.
+/// Where another one has begun, this waits for its end.
+pub fn switch_off_after(maps_dir: &Path) -> Result<()> {
+    off(maps_dir, FlockArg::LockExclusive)
+}
+
+fn off(maps_dir: &Path, how: FlockArg) -> Result<()> {
+    match lock(maps_dir, how)? {
         Some(_lock) => set(&mut config(maps_dir)?, 0),
         None => Ok(()),
     }
 }
 
 /// `None`: a monitor has it.
-fn lock(maps_dir: &Path) -> Result<Option<Flock<File>>> {
+fn lock(maps_dir: &Path, how: FlockArg) -> Result<Option<Flock<File>>> {
     let dir = File::open(maps_dir).with_context(|| format!("open {}", maps_dir.display()))?;
-    match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+    match Flock::lock(dir, how) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(io::Error::from(errno)).context("lock the events"),
