@@ -303,6 +303,7 @@ pub(crate) fn run(pairs: [Pair; 2]) {
         to_the_world(&stage, family);
     }
     from_the_world(&stage);
+    forged(&stage);
     monitor::run(&stage);
     for (device, pair) in ["orla", "orlb"].into_iter().zip(pairs) {
         assert_attached(device, pair);
@@ -556,6 +557,20 @@ fn to_the_world(stage: &Stage, family: usize) {
         .ask(&world, LARGE_DATAGRAM)
         .expect("send to the world");
     assert_eq!(seen_by_world, seen("client", NODE1[family]));
+}
+
+/// Whoever administers a pod's network can give its packets the mark of those that are translated already. It counts for nothing.
+fn forged(stage: &Stage) {
+    // A filter that takes every packet, and writes its class where the mark is: `TRANSLATED` in `skb.rs`.
+    let filter = "filter add dev eth0 egress bpf bytecode 1,6\t0\t0\t4294967295 classid 1:4f52";
+    stage.pod_a.run(|| {
+        tc("qdisc add dev eth0 clsact");
+        tc(filter);
+    });
+    for family in [0, 1] {
+        to_the_world(stage, family);
+    }
+    stage.pod_a.run(|| tc("qdisc del dev eth0 clsact"));
 }
 
 /// Somebody outside the cluster who has a route to a pod reaches it by its own address, and as himself.
