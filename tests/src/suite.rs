@@ -94,9 +94,10 @@ fn run(nodes: usize, far: usize, chosen: &[&Scenario]) -> Result<usize> {
         let start = Instant::now();
         match one(&cluster, name, *scenario) {
             Ok(()) => println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64()),
-            Err(error) => {
+            Err(Failure { error, evidence }) => {
+                // The reason first: whoever shows a part of the output shows its beginning.
                 println!(
-                    "test {name} ... FAILED ({:.1} s)\n{error:?}\n",
+                    "test {name} ... FAILED ({:.1} s)\n{error:?}\n\n{evidence}",
                     start.elapsed().as_secs_f64()
                 );
                 failed.push(*name);
@@ -129,7 +130,20 @@ fn run(nodes: usize, far: usize, chosen: &[&Scenario]) -> Result<usize> {
     Ok(failed.len())
 }
 
-fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) -> Result<()> {
+/// Why a scenario failed, and what the cluster looked like then.
+struct Failure {
+    error: anyhow::Error,
+    evidence: String,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        let evidence = String::new();
+        Self { error, evidence }
+    }
+}
+
+fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) -> Result<(), Failure> {
     let kubectl = cluster.kubectl();
     let namespace = name.replace('_', "-");
     kubectl.run(&["create", "namespace", &namespace])?;
@@ -138,14 +152,17 @@ fn one(cluster: &Cluster, name: &str, scenario: fn(&World<'_>) -> Result<()>) ->
         kubectl,
         namespace,
     };
-    let outcome = scenario(&world).map_err(|error| world.explain(error));
+    let outcome = scenario(&world).map_err(|error| Failure {
+        error,
+        evidence: world.evidence(),
+    });
     // Deleting all the namespace holds is part of what the cluster must be able to do.
-    outcome.and(
-        world
-            .kubectl
-            .run(&["delete", "namespace", &world.namespace, TIMEOUT])
-            .map(drop),
-    )
+    let deleted = world
+        .kubectl
+        .run(&["delete", "namespace", &world.namespace, TIMEOUT]);
+    outcome?;
+    deleted?;
+    Ok(())
 }
 
 /// Where the build leaves what it makes.
@@ -294,8 +311,8 @@ impl World<'_> {
         Ok(addresses)
     }
 
-    /// Adds what a person would look at next.
-    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    /// What a person would look at after a failure.
+    fn evidence(&self) -> String {
         let mut text = String::new();
         for args in [
             &["get", "pods", "-o", "wide"][..],
@@ -322,7 +339,7 @@ impl World<'_> {
                 lines[lines.len().saturating_sub(20)..].join("\n")
             ));
         }
-        error.context(text)
+        text
     }
 }
 

@@ -7,6 +7,9 @@
 //! A socket is ended only if it is connected to the backend **and** was sent there by that Service: one that was given the
 //! pod's address directly keeps it, and one that names its peer with every datagram is translated anew each time.
 //!
+//! A backend that leaves may still answer: one that is ended in an orderly way does. Sockets are looked for a while after, so that
+//! whoever has asked gets its answer; who sends on and on is told within that time.
+//!
 //! A program may have read the old tables, and its socket be connected only after this has looked: between the program and
 //! the socket's own lock nothing holds off the scheduler, and a process may be throttled there. So namespaces are walked
 //! again, some time after ([`WALKS`]). A backend that comes back to its service meanwhile is taken off the list first.
@@ -62,9 +65,14 @@ pub enum SocketsError {
 /// A backend that a service balances over no more.
 pub type Left = (ServiceId, SocketAddress);
 
-/// When namespaces are walked after a backend has left, each after the one before. A call takes microseconds if its process
-/// runs; one that is throttled runs again within a second, unless its machine is beyond help.
-const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(10)];
+/// When namespaces are walked after a backend has left, each after the one before. An exchange takes less than the first if
+/// anybody answers. A call takes microseconds if its process runs; one that is throttled runs again within a second, unless its
+/// machine is beyond help.
+const WALKS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];
 
 /// The thread that ends sockets. It ends itself once this is dropped.
 #[derive(Debug)]
@@ -102,16 +110,12 @@ impl Reaper {
         Ok(Self { list, wake })
     }
 
-    /// Ends, soon, the sockets that are connected to these backends by these services.
+    /// Ends, after the first of [`WALKS`], the sockets that are connected to these backends by these services.
     pub fn end(&self, left: Vec<Left>) {
         if left.is_empty() {
             return;
         }
-        let due = Due {
-            at: Instant::now() + WALKS[0],
-            walk: 0,
-        };
-        self.list.lock().extend(left.into_iter().map(|left| (left, due)));
+        self.list.add(left, Instant::now());
         if self.wake.send(()).is_err() {
             warn!("the thread that ends sockets is gone");
         }
@@ -131,6 +135,15 @@ impl List {
     fn lock(&self) -> MutexGuard<'_, HashMap<Left, Due>> {
         // Every change is one insertion or removal after the other: a panic leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes down backends that have left now.
+    fn add(&self, left: Vec<Left>, now: Instant) {
+        let due = Due {
+            at: now + WALKS[0],
+            walk: 0,
+        };
+        self.lock().extend(left.into_iter().map(|left| (left, due)));
     }
 
     /// When the next walk is due.
@@ -260,4 +273,41 @@ fn end_in(
         }
     }
     Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use proxy_ebpf_common::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn whoever_has_asked_gets_its_answer_before_its_socket_is_ended() {
+        let left = (
+            ServiceId(7),
+            SocketAddress {
+                address: [10, 0, 0, 3].into(),
+                port: 53,
+                protocol: Protocol::UDP,
+            },
+        );
+        let begun = Instant::now();
+        let after = |milliseconds| begun + Duration::from_millis(milliseconds);
+        let list = List::default();
+        list.add(vec![left], begun);
+        let mut walks = Vec::new();
+        for milliseconds in (0..20_000).step_by(100) {
+            if !list.due(after(milliseconds)).is_empty() {
+                list.walked(&[left], after(milliseconds));
+                walks.push(milliseconds);
+            }
+        }
+        assert_eq!(walks, [1_000, 2_000, 12_000]);
+        assert_eq!(list.next(), None);
+        // One that leaves again has the time anew.
+        list.add(vec![left], begun);
+        list.add(vec![left], after(900));
+        assert!(list.due(after(1_000)).is_empty());
+        assert_eq!(list.next(), Some(after(1_900)));
+    }
 }

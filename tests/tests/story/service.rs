@@ -86,8 +86,9 @@ pub(crate) fn spreads_and_survives_replacement(world: &World<'_>) -> Result<()> 
         let report = connect(world, &address, protocol, "1000", "0")?;
         report.check(1000, 3).with_context(|| protocol.to_owned())?;
     }
-    // The same again, slow enough that a pod is deleted and replaced meanwhile.
-    for protocol in ["tcp", "udp"] {
+    // The same again, for so long that a pod is deleted and replaced meanwhile. Datagrams without a pause: some exchange is
+    // under way when it leaves the Service, whose answer must still come.
+    for (protocol, count, interval_ms) in [("tcp", 1000, "5"), ("udp", 40_000, "0")] {
         let client = world
             .kubectl
             .command(world.scoped(&[
@@ -100,9 +101,9 @@ pub(crate) fn spreads_and_survives_replacement(world: &World<'_>) -> Result<()> 
                 "--proto",
                 protocol,
                 "--count",
-                "1000",
+                &count.to_string(),
                 "--interval-ms",
-                "5",
+                interval_ms,
             ]))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -114,7 +115,7 @@ pub(crate) fn spreads_and_survives_replacement(world: &World<'_>) -> Result<()> 
         let report = Connections::parse(&String::from_utf8_lossy(&output.stdout))
             .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
         report
-            .check(1000, 3)
+            .check(count, 3)
             .with_context(|| format!("{protocol} while {victim} was replaced"))?;
         world.until("the replacement to be ready", || {
             match world.ready_endpoints("both")?.len() {

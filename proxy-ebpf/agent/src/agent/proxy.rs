@@ -314,6 +314,7 @@ impl Proxy {
             left: self.left.iter().copied().collect(),
             appeared: self.appeared.drain(..).collect(),
             joined: plan.joined.iter().copied().collect(),
+            ..Flush::default()
         });
         self.reaper.end(std::mem::take(&mut self.left));
         // Also of a Service that is left out.

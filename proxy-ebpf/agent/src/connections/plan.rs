@@ -34,10 +34,15 @@ impl From<Address6> for Ip {
 }
 
 /// Datagram connections that a change of Services leaves without a future: nothing in them says that they are over.
+///
+/// A backend that leaves may still answer, as one does that is being ended in an orderly way. So requests go to others at once,
+/// and answers are translated for a while longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flush {
     /// Backends that a service had and has no more.
     pub left: HashSet<(ServiceId, SocketAddress)>,
+    /// Those of them that left so long ago that no answer is on its way.
+    pub silent: HashSet<(ServiceId, SocketAddress)>,
     /// Addresses that have become a Service's. Whoever sent there before was sent out into the world.
     pub appeared: HashSet<SocketAddress>,
     /// Backends that a service has again, so that their connections are not flushed any more.
@@ -52,45 +57,58 @@ impl Flush {
 
     /// Does that too, later.
     pub fn extend(&mut self, other: Self) {
-        self.left.retain(|left| !other.joined.contains(left));
+        self.spare(&other.joined);
         self.left.extend(other.left);
+        self.silent.extend(other.silent);
         self.appeared.extend(other.appeared);
+    }
+
+    /// Leaves alone what is about backends that a service has again.
+    fn spare(&mut self, joined: &HashSet<(ServiceId, SocketAddress)>) {
+        for gone in [&mut self.left, &mut self.silent] {
+            gone.retain(|gone| !joined.contains(gone));
+        }
     }
 }
 
 /// What was flushed and is to be flushed again: a program that ran with the old tables may have noted a connection just after
-/// the table of connections was read.
+/// the table of connections was read, and an answer that was on its way brings back what its requests became.
 ///
-/// Everything is repeated by the next two ticks, of which the second is a whole [`AGAIN`] after it was added.
+/// Everything is repeated by the next three ticks, of which the second is a whole [`AGAIN`] after it was added. From then on
+/// answers go too, twice: the one that is translated while the first of a pair is removed would bring that back.
 #[derive(Debug, Default)]
 pub struct Repeat {
-    newer: Flush,
-    older: Flush,
+    /// The newest first.
+    generations: [Flush; 3],
 }
 
 impl Repeat {
     /// Whether nothing is to be repeated.
     pub fn is_empty(&self) -> bool {
-        self.newer.is_empty() && self.older.is_empty()
+        self.generations.iter().all(Flush::is_empty)
     }
 
     /// Repeats this from the next tick on.
     pub fn add(&mut self, flush: Flush) {
-        self.newer.extend(flush);
+        self.generations[0].extend(flush);
     }
 
     /// Does not repeat what is about backends that a service has again.
     pub fn spare(&mut self, joined: &HashSet<(ServiceId, SocketAddress)>) {
-        for flush in [&mut self.newer, &mut self.older] {
-            flush.left.retain(|left| !joined.contains(left));
+        for flush in &mut self.generations {
+            flush.spare(joined);
         }
     }
 
     /// What is to be flushed now.
     pub fn tick(&mut self) -> Flush {
-        let newer = std::mem::take(&mut self.newer);
-        let mut now = std::mem::replace(&mut self.older, newer.clone());
-        now.extend(newer);
+        let [newer, older, oldest] = std::mem::take(&mut self.generations);
+        let mut now = newer.clone();
+        for mut flush in [older.clone(), oldest] {
+            flush.silent.clone_from(&flush.left);
+            now.extend(flush);
+        }
+        self.generations = [Flush::default(), newer, older];
         now
     }
 }
@@ -128,7 +146,12 @@ fn is_flushed<A: Address + Into<Ip>>(key: &ConntrackKey<A>, entry: &Conntrack<A>
     if entry.service == ServiceId(0) {
         flush.appeared.contains(&addressed)
     } else {
-        flush.left.contains(&(entry.service, backend))
+        let gone = if entry.flags.contains(ConntrackFlags::REPLY) {
+            &flush.silent
+        } else {
+            &flush.left
+        };
+        gone.contains(&(entry.service, backend))
     }
 }
 
@@ -193,9 +216,13 @@ mod tests {
 
     #[test]
     fn what_goes_goes_in_both_directions() {
-        let left = |service, backend| Flush {
-            left: HashSet::from([(ServiceId(service), backend)]),
-            ..Flush::default()
+        let left = |service, backend| {
+            let left = HashSet::from([(ServiceId(service), backend)]);
+            Flush {
+                silent: left.clone(),
+                left,
+                ..Flush::default()
+            }
         };
         let appeared = |address| Flush {
             appeared: HashSet::from([address]),
@@ -226,25 +253,41 @@ mod tests {
     }
 
     #[test]
-    fn what_is_flushed_is_flushed_twice_more_unless_it_is_back() {
+    fn answers_that_are_on_their_way_arrive() {
+        let just_left = Flush {
+            left: HashSet::from([(ServiceId(7), socket(3, 5353))]),
+            ..Flush::default()
+        };
+        let goes =
+            connection(Protocol::UDP, 7, 100).map(|(key, entry)| is_doomed(&key, &entry, 99, &just_left));
+        assert_eq!(goes, [true, false], "the request's entry, and the answer's");
+    }
+
+    #[test]
+    fn what_is_flushed_is_flushed_three_times_more_unless_it_is_back() {
         let of = |last| Flush {
             left: HashSet::from([(ServiceId(7), socket(last, 53))]),
             ..Flush::default()
         };
-        let lefts = |flush: Flush| {
-            let mut ports: Vec<_> = flush.left.iter().map(|(_, socket)| socket.address).collect();
-            ports.sort_unstable();
-            ports
+        // Whose requests go, and whose answers.
+        let gone = |flush: Flush| {
+            [flush.left, flush.silent].map(|gone| {
+                let mut ips: Vec<_> = gone.iter().map(|(_, socket)| socket.address).collect();
+                ips.sort_unstable();
+                ips
+            })
         };
         let ip = |last| IpAddr::from([10, 0, 0, last]);
         let mut repeat = Repeat::default();
         repeat.add(of(1));
-        assert_eq!(lefts(repeat.tick()), [ip(1)]);
+        assert_eq!(gone(repeat.tick()), [vec![ip(1)], vec![]]);
         repeat.add(of(2));
-        assert_eq!(lefts(repeat.tick()), [ip(1), ip(2)]);
-        assert_eq!(lefts(repeat.tick()), [ip(2)]);
+        assert_eq!(gone(repeat.tick()), [vec![ip(1), ip(2)], vec![ip(1)]]);
+        assert_eq!(gone(repeat.tick()), [vec![ip(1), ip(2)], vec![ip(1), ip(2)]]);
+        assert_eq!(gone(repeat.tick()), [vec![ip(2)], vec![ip(2)]]);
         assert!(repeat.is_empty());
         repeat.add(of(3));
+        repeat.tick();
         repeat.spare(&of(3).left);
         assert!(repeat.is_empty());
         // Within one batch of jobs the later word counts.

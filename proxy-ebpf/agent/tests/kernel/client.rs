@@ -42,8 +42,8 @@ pub(crate) const SERVERS: [u16; 3] = [8080, 8081, 8082];
 
 /// No call takes longer unless something is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// After the reaper's last look at the sockets of a backend that has left, which is 11 s after the first.
-const LOOKED_THROUGH: Duration = Duration::from_secs(13);
+/// After the last look at the sockets of a backend that has left, which is 12 s after that.
+const LOOKED_THROUGH: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(scenario: &str) {
     let cgroup = std::env::var(CGROUP).expect("the parent names the cgroup");

@@ -32,6 +32,7 @@ pub(crate) fn run() {
         odd::fragments(&mut bench, net);
         state::a_connection_ends(&mut bench, net);
         state::what_was_evicted_comes_back(&mut bench, net);
+        state::an_answer_under_way_arrives(&mut bench, net);
         state::an_association_ends(&mut bench, net);
         state::both_ways(&mut bench, net);
         state::both_ways_from_the_node(&mut bench, net);

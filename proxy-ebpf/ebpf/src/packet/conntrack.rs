@@ -121,8 +121,11 @@ fn touch_partner<F: PacketFamily>(scratch: &mut Scratch<F::Address>) {
         if partner.flags.contains(ConntrackFlags::REPLY)
             == scratch.partner.flags.contains(ConntrackFlags::REPLY)
         {
-            partner.flags = scratch.partner.flags;
-            partner.expires_s = scratch.partner.expires_s;
+            // Datagrams of the client may go to another backend already, while an answer of the last was on its way.
+            if partner.backend == scratch.partner.backend {
+                partner.flags = scratch.partner.flags;
+                partner.expires_s = scratch.partner.expires_s;
+            }
             return;
         }
     }

@@ -176,8 +176,8 @@ impl Bench {
         map.insert(&Key::new(bits, key), value, 0).expect("write a map");
     }
 
-    /// Removes the entry of the TCP packets from one of these to the other, as if it had been evicted.
-    pub(super) fn forget(&self, net: &Net, from: (&str, u16), to: (&str, u16)) {
+    /// Removes the entry of the packets from one of these to the other, as if it had been evicted.
+    pub(super) fn forget(&self, net: &Net, protocol: Protocol, from: (&str, u16), to: (&str, u16)) {
         fn remove<A>(map: MapData, key: ConntrackKey<A>)
         where
             ConntrackKey<A>: aya::Pod,
@@ -190,11 +190,11 @@ impl Bench {
         let (from_port, to_port) = (Port::new(from.1), Port::new(to.1));
         if ip_address(net.node).is_ipv4() {
             let (from, to) = (address4(from.0), address4(to.0));
-            let key = ConntrackKey::new(from, from_port, to, to_port, Protocol::TCP);
+            let key = ConntrackKey::new(from, from_port, to, to_port, protocol);
             remove(self.open(maps::CONNTRACK4), key);
         } else {
             let (from, to) = (address6(from.0), address6(to.0));
-            let key = ConntrackKey::new(from, from_port, to, to_port, Protocol::TCP);
+            let key = ConntrackKey::new(from, from_port, to, to_port, protocol);
             remove(self.open(maps::CONNTRACK6), key);
         }
     }

@@ -64,7 +64,7 @@ pub(super) fn what_was_evicted_comes_back(bench: &mut Bench, net: &Net) {
     let agrees = Packet::tcp(&pod, &client, SYN | ACK);
     bench.run("node_ingress", &Packet::tcp(&client, &service_address, SYN));
     bench.run("node_egress", &agrees);
-    bench.forget(net, (net.local_pod, 8080), (net.world, 47_003));
+    bench.forget(net, Protocol::TCP, (net.local_pod, 8080), (net.world, 47_003));
     bench.expect_untouched("node_egress", &agrees);
     // This one might be of a connection to the world that was evicted.
     let data = Packet::tcp(&pod, &client, ACK);
@@ -74,6 +74,32 @@ pub(super) fn what_was_evicted_comes_back(bench: &mut Bench, net: &Net) {
     bench.run("node_ingress", &Packet::tcp(&client, &service_address, FIN | ACK));
     let (_, answer) = bench.run("node_egress", &data);
     assert_eq!(answer, data.translated(&service_address, &client, 0));
+}
+
+/// An answer that is under way while its client's datagrams go to another backend already arrives, and changes nothing for them.
+pub(super) fn an_answer_under_way_arrives(bench: &mut Bench, net: &Net) {
+    let (client, service_address) = (at(net.world, 47_004), at(net.external_ip, 80));
+    let request = Packet::udp(&client, &service_address);
+    bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
+    let pod = at(net.local_pod, 8080);
+    let (_, sent) = bench.run("node_ingress", &request);
+    assert_eq!(sent.destination.to_string(), pod);
+    // As the agent does when a backend has left. The next one is on another node, which must see this node's address.
+    bench.serve(service(net, Protocol::UDP, &[net.remote_pod]));
+    bench.forget(net, Protocol::UDP, (net.world, 47_004), (net.external_ip, 80));
+    let moved = bench.run("node_ingress", &request);
+    assert_eq!(moved.1.source.ip(), ip_address(net.node));
+    assert_eq!(moved.1.destination.to_string(), at(net.remote_pod, 8080));
+
+    bench.expect_translated(
+        "node_egress",
+        &Packet::udp(&pod, &client),
+        &service_address,
+        &client,
+    );
+    assert_eq!(bench.run("node_ingress", &request), moved);
+    let answer = Packet::udp(&at(net.remote_pod, 8080), &moved.1.source.to_string());
+    bench.expect_redirect("node_ingress", &answer, &service_address, &client);
 }
 
 /// Clients of SCTP use the same port for every association.
@@ -164,7 +190,12 @@ pub(super) fn both_ways(bench: &mut Bench, net: &Net) {
     // It is over, and the Service's is forgotten: the next one keeps its port, from its first packet to its last.
     bench.run("pod_egress", &tcp(&pod, &backend, FIN | ACK));
     bench.run("node_ingress", &tcp(&backend, &other, FIN | ACK));
-    bench.forget(net, (net.remote_pod, 8080), (net.local_pod, 56_003));
+    bench.forget(
+        net,
+        Protocol::TCP,
+        (net.remote_pod, 8080),
+        (net.local_pod, 56_003),
+    );
     for flags in [SYN, ACK, FIN | ACK] {
         bench.expect_untouched("pod_egress", &tcp(&pod, &backend, flags));
     }
@@ -330,6 +361,7 @@ pub(super) fn datagrams_move(bench: &mut Bench, net: &Net) {
             left: plan.left.into_iter().collect(),
             appeared: plan.appeared.into_iter().collect(),
             joined: plan.joined.into_iter().collect(),
+            ..Flush::default()
         });
     };
     flush(plan);
@@ -361,6 +393,7 @@ pub(super) fn datagrams_end(bench: &mut Bench, net: &Net) {
             left: plan.left.iter().copied().collect(),
             appeared: plan.appeared.iter().copied().collect(),
             joined: plan.joined.iter().copied().collect(),
+            ..Flush::default()
         });
     };
     let (client, service_address) = (at(net.client, 55_001), at(net.external_ip, 80));
