@@ -4,11 +4,13 @@
 //! nobody collects. What is gained is room: the kernel's idea of the oldest may be a connection that is idle but alive.
 //!
 //! A thread of its own walks the tables: at intervals that follow how much there is to do, at once when programs find it hard
-//! to get a port, and when the agent says that backends have left.
+//! to get a port, and when the agent says that backends have left. Which datagrams are served by whom at the start is for the
+//! agent to compare with its tables: the one before may have been killed before it could say who had left.
 
 pub mod plan;
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
@@ -25,7 +27,7 @@ use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
 };
-use proxy_ebpf_common::{Address, Address4, Address6, Conntrack, ConntrackKey, maps};
+use proxy_ebpf_common::{Address, Address4, Address6, Conntrack, ConntrackKey, ServiceId, maps};
 use thiserror::Error;
 use tracing::{debug, warn};
 
@@ -33,6 +35,7 @@ use self::plan::{AGAIN, Flush, INTERVAL_FIRST, Repeat, is_doomed, next_interval}
 use crate::{
     agent::chain,
     apply::{Map, MapsError},
+    desired::SocketAddress,
 };
 
 /// Why connections cannot be collected.
@@ -59,6 +62,7 @@ pub enum ConnectionsError {
 pub struct Collector {
     jobs: Option<Sender<Flush>>,
     wake: EventFd,
+    inherited: Receiver<HashSet<(ServiceId, SocketAddress)>>,
 }
 
 impl Collector {
@@ -81,11 +85,18 @@ impl Collector {
             .try_clone_to_owned()
             .map_err(ConnectionsError::Wait)?;
         let (jobs, receiver) = channel();
+        let (found, inherited) = channel();
         thread::Builder::new()
             .name("connections".to_owned())
             .stack_size(256 * 1024)
             .spawn(move || {
-                if let Err(error) = work(&tables, pressure, &receiver, &woken) {
+                let worked = tables.served().and_then(|served| {
+                    // Nobody waits for it if the agent is gone already.
+                    let _ = found.send(served);
+                    drop(found);
+                    work(&tables, pressure, &receiver, &woken)
+                });
+                if let Err(error) = worked {
                     warn!(error = %chain(&error), "dead connections stay until the kernel needs their room");
                 }
             })
@@ -93,7 +104,14 @@ impl Collector {
         Ok(Self {
             jobs: Some(jobs),
             wake,
+            inherited,
         })
+    }
+
+    /// Which services' datagrams were served when this was started, and by which backends. They are said once: the second time
+    /// there are none.
+    pub fn inherited(&self) -> HashSet<(ServiceId, SocketAddress)> {
+        self.inherited.recv().unwrap_or_default()
     }
 
     /// Removes, soon, the datagram connections that a change of Services leaves without a future.
@@ -124,6 +142,30 @@ impl Drop for Collector {
 struct Tables {
     v4: Map,
     v6: Map,
+}
+
+impl Tables {
+    /// Which services' datagrams are served, and by which backends.
+    fn served(&self) -> Result<HashSet<(ServiceId, SocketAddress)>, ConnectionsError> {
+        let mut served = served_in::<Address4>(&self.v4)?;
+        served.extend(served_in::<Address6>(&self.v6)?);
+        Ok(served)
+    }
+}
+
+fn served_in<A: Address + Into<plan::Ip>>(
+    map: &Map,
+) -> Result<HashSet<(ServiceId, SocketAddress)>, ConnectionsError>
+where
+    ConntrackKey<A>: Pod,
+    Conntrack<A>: Pod,
+{
+    let now_s = now_s()?;
+    let entries = map.read::<ConntrackKey<A>, Conntrack<A>>()?;
+    let served = entries
+        .iter()
+        .filter_map(|(key, entry)| plan::served(key, entry, now_s));
+    Ok(served.collect())
 }
 
 fn work(

@@ -661,6 +661,15 @@ impl Tables {
         self.services.entry(id).or_default()
     }
 
+    /// Whether a service balances over a backend.
+    pub fn balances(&self, service: ServiceId, backend: &SocketAddress) -> bool {
+        let service = self.services.get(&service);
+        let id = self.backends.id_of(backend);
+        service
+            .zip(id)
+            .is_some_and(|(service, id)| service.slots.contains(&id))
+    }
+
     /// Number of frontends.
     pub fn frontends(&self) -> usize {
         self.frontends.len()

@@ -17,6 +17,9 @@
 //! Connections of TCP are left to end by themselves, as kube-proxy and Cilium leave them: a backend that is still there drains, and
 //! one that is gone resets them or leaves them to their time-outs.
 //!
+//! An agent that is killed forgets what it was about to do. So the next one looks at all sockets once, and ends those that no
+//! table would send where they are.
+//!
 //! Sockets belong to network namespaces, which are entered one by one by a thread kept for that.
 
 mod diag;
@@ -40,6 +43,7 @@ use proxy_ebpf_common::ServiceId;
 use thiserror::Error;
 use tracing::{debug, warn};
 
+use self::diag::{Connected, Diag};
 use crate::{
     agent::chain,
     apply::{MapsError, ReverseSockets},
@@ -79,6 +83,7 @@ const WALKS: [Duration; 3] = [
 pub struct Reaper {
     list: Arc<List>,
     wake: Sender<()>,
+    inherited: Receiver<HashSet<Left>>,
 }
 
 /// Backends whose sockets are to be ended.
@@ -100,14 +105,30 @@ impl Reaper {
         let origins = ReverseSockets::open(maps_dir)?;
         let list = Arc::<List>::default();
         let (wake, woken) = channel();
+        let (found, inherited) = channel();
         let shared = Arc::clone(&list);
         thread::Builder::new()
             .name("sockets".to_owned())
             // Descends cgroups and holds one message of the kernel.
             .stack_size(256 * 1024)
-            .spawn(move || work(&cgroup, &origins, &shared, &woken, &ended))
+            .spawn(move || {
+                // Nobody waits for it if the agent is gone already.
+                let _ = found.send(connected(&cgroup, &origins));
+                drop(found);
+                work(&cgroup, &origins, &shared, &woken, &ended);
+            })
             .map_err(SocketsError::Thread)?;
-        Ok(Self { list, wake })
+        Ok(Self {
+            list,
+            wake,
+            inherited,
+        })
+    }
+
+    /// Which backends sockets were connected to when this was started, and by which services. They are said once: the second
+    /// time there are none.
+    pub fn inherited(&self) -> HashSet<Left> {
+        self.inherited.recv().unwrap_or_default()
     }
 
     /// Ends, after the first of [`WALKS`], the sockets that are connected to these backends by these services.
@@ -176,6 +197,20 @@ impl List {
     }
 }
 
+/// Which backends the sockets of all processes in `cgroup` are connected to, and by which services.
+fn connected(cgroup: &Path, origins: &ReverseSockets) -> HashSet<Left> {
+    let mut connected = HashSet::new();
+    for namespace in namespaces(cgroup) {
+        match sockets_of(&namespace, origins, |_| true) {
+            Ok((_, sockets)) => connected.extend(sockets.into_iter().map(|(_, left)| left)),
+            Err(error) => {
+                warn!(error = %chain(&error), "datagram sockets may be stuck with a backend that is gone");
+            }
+        }
+    }
+    connected
+}
+
 fn work(cgroup: &Path, origins: &ReverseSockets, list: &List, woken: &Receiver<()>, ended: &AtomicU64) {
     loop {
         let heard = match list.next() {
@@ -241,34 +276,50 @@ fn namespaces(cgroup: &Path) -> Vec<Namespace> {
     namespaces
 }
 
-/// Ends sockets of one namespace and returns their number. The calling thread stays in it.
-fn end_in(
+/// The sockets of one namespace that services have connected to backends, of those that are `wanted`, and what to reach them by.
+/// The calling thread stays in the namespace.
+fn sockets_of(
     namespace: &Namespace,
     origins: &ReverseSockets,
-    backends: &HashSet<SocketAddress>,
-    list: &List,
-) -> Result<u64, SocketsError> {
+    wanted: impl Fn(&SocketAddress) -> bool,
+) -> Result<(Diag, Vec<(Connected, Left)>), SocketsError> {
     let name = || namespace.name.clone();
     setns(&namespace.file, CloneFlags::CLONE_NEWNET).map_err(|errno| SocketsError::Enter {
         name: name(),
         source: errno.into(),
     })?;
     let list_failed = |source| SocketsError::List { name: name(), source };
-    let kernel = diag::Diag::open().map_err(list_failed)?;
-    let mut ended = 0;
+    let kernel = Diag::open().map_err(list_failed)?;
+    let mut sockets = Vec::new();
     for socket in kernel.connected().map_err(list_failed)? {
-        if !backends.contains(&socket.peer()) {
+        let backend = socket.peer();
+        if !wanted(&backend) {
             continue;
         }
-        let Some(service) = origins.service(socket.cookie(), socket.peer())? else {
-            continue;
-        };
+        if let Some(service) = origins.service(socket.cookie(), backend)? {
+            sockets.push((socket, (service, backend)));
+        }
+    }
+    Ok((kernel, sockets))
+}
+
+/// Ends sockets of one namespace and returns their number.
+fn end_in(
+    namespace: &Namespace,
+    origins: &ReverseSockets,
+    backends: &HashSet<SocketAddress>,
+    list: &List,
+) -> Result<u64, SocketsError> {
+    let (kernel, sockets) = sockets_of(namespace, origins, |backend| backends.contains(backend))?;
+    let mut ended = 0;
+    for (socket, left) in sockets {
         // Held while the socket is ended: a backend that comes back is spared before a socket can be sent to it again.
         let list = list.lock();
-        if list.contains_key(&(service, socket.peer())) {
-            let destroyed = kernel
-                .destroy(&socket)
-                .map_err(|source| SocketsError::End { name: name(), source })?;
+        if list.contains_key(&left) {
+            let destroyed = kernel.destroy(&socket).map_err(|source| SocketsError::End {
+                name: namespace.name.clone(),
+                source,
+            })?;
             ended += u64::from(destroyed);
         }
     }

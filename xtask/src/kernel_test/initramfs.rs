@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -213,7 +213,8 @@ fn find_modules(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<
 
 /// The program without what only debuggers read: two thirds of a debug build.
 fn stripped(path: &Path) -> Result<Vec<u8>> {
-    let small = path.with_extension("stripped");
+    // Kernels may be tested by several processes at once.
+    let small = path.with_extension(format!("{}.stripped", process::id()));
     captured(Command::new("strip").arg("-o").arg(&small).arg(path))?;
     let content = read(&small);
     fs::remove_file(&small).with_context(|| format!("remove {}", small.display()))?;

@@ -310,6 +310,16 @@ impl Proxy {
         let took = planned + applying.elapsed();
         let planned = sizes.iter().map(|(service, backends)| (service, *backends));
         self.pace.planned(Instant::now(), took, planned);
+        if !self.complete {
+            // Of what an earlier agent had begun to end, or could not.
+            let inherited = self
+                .reaper
+                .inherited()
+                .into_iter()
+                .chain(self.collector.inherited());
+            let stuck = inherited.filter(|(service, backend)| !self.tables.balances(*service, backend));
+            self.left.extend(stuck);
+        }
         self.collector.flush(Flush {
             left: self.left.iter().copied().collect(),
             appeared: self.appeared.drain(..).collect(),

@@ -127,32 +127,49 @@ fn is_flushed<A: Address + Into<Ip>>(key: &ConntrackKey<A>, entry: &Conntrack<A>
     if key.protocol != Protocol::UDP || flush.is_empty() {
         return false;
     }
+    let (addressed, backend) = ends(key, entry);
+    if entry.service == ServiceId(0) {
+        return flush.appeared.contains(&addressed);
+    }
+    let gone = if entry.flags.contains(ConntrackFlags::REPLY) {
+        &flush.silent
+    } else {
+        &flush.left
+    };
+    gone.contains(&(entry.service, backend))
+}
+
+/// What a connection's client has addressed, and who gets its requests: the translated destination of these, the source of
+/// replies.
+fn ends<A: Address + Into<Ip>>(
+    key: &ConntrackKey<A>,
+    entry: &Conntrack<A>,
+) -> (SocketAddress, SocketAddress) {
     let address = |address: A, port: proxy_ebpf_common::Port| SocketAddress {
         address: address.into().0,
         port: port.get(),
         protocol: key.protocol,
     };
-    // The backend is whoever gets the requests: the translated destination of these, the source of replies. What was
-    // addressed is the other way round.
     let requested = address(key.destination, key.destination_port);
     let translated = address(entry.destination, entry.destination_port);
     let replier = address(key.source, key.source_port);
     let shown = address(entry.source, entry.source_port);
-    let (backend, addressed) = if entry.flags.contains(ConntrackFlags::REPLY) {
-        (replier, shown)
+    if entry.flags.contains(ConntrackFlags::REPLY) {
+        (shown, replier)
     } else {
-        (translated, requested)
-    };
-    if entry.service == ServiceId(0) {
-        flush.appeared.contains(&addressed)
-    } else {
-        let gone = if entry.flags.contains(ConntrackFlags::REPLY) {
-            &flush.silent
-        } else {
-            &flush.left
-        };
-        gone.contains(&(entry.service, backend))
+        (requested, translated)
     }
+}
+
+/// The service of a datagram connection that is alive, and its backend.
+pub fn served<A: Address + Into<Ip>>(
+    key: &ConntrackKey<A>,
+    entry: &Conntrack<A>,
+    now_s: u32,
+) -> Option<(ServiceId, SocketAddress)> {
+    let is_served =
+        key.protocol == Protocol::UDP && entry.service != ServiceId(0) && !is_expired(entry.expires_s, now_s);
+    is_served.then(|| (entry.service, ends(key, entry).1))
 }
 
 /// When to look again, after `removed` of `seen` entries had to go.
@@ -248,6 +265,26 @@ mod tests {
             for (key, entry) in &entries {
                 let goes = is_doomed(key, entry, now_s, &flush);
                 assert_eq!(goes, expected, "{protocol:?} {service} {now_s} {flush:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn living_datagrams_of_a_service_are_served_by_its_backend() {
+        let rows = [
+            (Protocol::UDP, 7, 99, true),
+            (Protocol::UDP, 7, 100, false),
+            (Protocol::UDP, 0, 99, false),
+            (Protocol::TCP, 7, 99, false),
+        ];
+        for (protocol, service, now_s, expected) in rows {
+            let expected = expected.then_some((ServiceId(7), socket(3, 5353)));
+            for (key, entry) in &connection(protocol, service, 100) {
+                assert_eq!(
+                    served(key, entry, now_s),
+                    expected,
+                    "{protocol:?} {service} {now_s}"
+                );
             }
         }
     }

@@ -19,7 +19,7 @@ use std::{
     io::Write as _,
     net::IpAddr,
     os::fd::AsFd as _,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::{AtomicU64, Ordering}},
     time::Duration,
 };
 
@@ -230,23 +230,54 @@ fn sockets_of_a_backend_that_left_are_ended_and_no_others() {
     let ended = Arc::default();
     let reaper = sandbox.reaper(&ended);
     let mut tables = Tables::default();
-    let over = |server: u16| {
-        let families = [(client::VIP4, "127.0.0.1"), (client::VIP6, "::1")].map(|(vip, ip)| {
-            let (vip, ip) = (
-                address(vip, client::PORT, Protocol::UDP),
-                address(ip, server, Protocol::UDP),
-            );
-            port(&[vip], &[ip])
-        });
-        change("dns", families.into())
-    };
-    sandbox.plan(&mut tables, [over(client::SERVERS[0])]);
+    sandbox.plan(&mut tables, [dns_over(client::SERVERS[0])]);
     let mut child = sandbox.start("left");
     assert_eq!(child.line(), "connected");
-    let plan = sandbox.plan(&mut tables, [over(client::SERVERS[1])]);
+    let plan = sandbox.plan(&mut tables, [dns_over(client::SERVERS[1])]);
     assert_eq!(plan.left.len(), 2, "{plan:?}");
     reaper.end(plan.left);
-    // The child has connected three sockets by the Service and waits for each of them to end.
+    left_for_good(child, &ended);
+}
+
+/// An agent is killed after it has written the tables and before it has ended a socket.
+#[test]
+fn sockets_that_a_killed_agent_has_not_ended_are_ended_by_the_next() {
+    let mut sandbox = Sandbox::new("killed");
+    let mut tables = Tables::default();
+    sandbox.plan(&mut tables, [dns_over(client::SERVERS[0])]);
+    let mut child = sandbox.start("left");
+    assert_eq!(child.line(), "connected");
+    sandbox.plan(&mut tables, [dns_over(client::SERVERS[1])]);
+
+    sandbox.reopen();
+    let ended = Arc::default();
+    let reaper = sandbox.reaper(&ended);
+    let mut tables = Tables::new(sandbox.maps().read().expect("read the maps"));
+    let plan = sandbox.plan_all(&mut tables, vec![dns_over(client::SERVERS[1])]);
+    assert!(plan.is_empty() && plan.left.is_empty(), "{plan:?}");
+    let inherited = reaper.inherited();
+    assert_eq!(inherited.len(), 2, "{inherited:?}");
+    let stuck = inherited.into_iter();
+    let stuck = stuck.filter(|(service, backend)| !tables.balances(*service, backend));
+    reaper.end(stuck.collect());
+    left_for_good(child, &ended);
+    assert!(reaper.inherited().is_empty(), "they are said once");
+}
+
+/// A Service of datagrams in both families, over a server of the scenario `left`.
+fn dns_over(server: u16) -> Change {
+    let families = [(client::VIP4, "127.0.0.1"), (client::VIP6, "::1")].map(|(vip, ip)| {
+        let (vip, ip) = (
+            address(vip, client::PORT, Protocol::UDP),
+            address(ip, server, Protocol::UDP),
+        );
+        port(&[vip], &[ip])
+    });
+    change("dns", families.into())
+}
+
+/// The scenario `left` has connected three sockets by the Service and waits for each of them to end.
+fn left_for_good(mut child: sandbox::Client, ended: &AtomicU64) {
     child.tell("left");
     child.finish();
     // They are counted together, after the last of them.

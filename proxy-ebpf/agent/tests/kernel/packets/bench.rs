@@ -18,7 +18,7 @@ use proxy_ebpf::{
 };
 use proxy_ebpf_common::{
     Address4, Address6, Conntrack, ConntrackKey, Device, DeviceFlags, DropCount, DropReason, LocalPod, Node,
-    NodeKey, Port, Protocol, maps,
+    NodeKey, Port, Protocol, ServiceId, maps,
 };
 
 use crate::{
@@ -224,6 +224,11 @@ impl Bench {
 
     pub(super) fn apply(&mut self, plan: &Plan) {
         self.maps.apply(plan).expect("write the maps");
+    }
+
+    /// Whether the tables send clients of a service to this backend.
+    pub(super) fn balances(&self, service: ServiceId, backend: &SocketAddress) -> bool {
+        self.tables.balances(service, backend)
     }
 
     #[track_caller]
