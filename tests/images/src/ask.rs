@@ -1,8 +1,9 @@
 //! A client that keeps its datagram socket, as resolvers and metrics libraries do, and says who answers whenever that changes.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use crate::connect::Plan;
 
@@ -30,7 +31,7 @@ pub(crate) fn run(plan: &Plan) {
 fn ask(plan: &Plan, kept: &mut Option<UdpSocket>) -> io::Result<String> {
     let socket = match kept {
         Some(socket) => socket,
-        None => kept.insert(connect(plan)?),
+        None => kept.insert(socket(plan.target, plan.timeout)?),
     };
     socket.send(b"hostname")?;
     let mut buffer = [0; 256];
@@ -38,15 +39,15 @@ fn ask(plan: &Plan, kept: &mut Option<UdpSocket>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).trim().to_owned())
 }
 
-/// A socket that is connected to the target.
-pub(crate) fn connect(plan: &Plan) -> io::Result<UdpSocket> {
-    let any: IpAddr = if plan.target.is_ipv6() {
+/// A datagram socket that is connected to the target, and waits no longer than this for an answer.
+pub(crate) fn socket(target: SocketAddr, timeout: Duration) -> io::Result<UdpSocket> {
+    let any: IpAddr = if target.is_ipv6() {
         Ipv6Addr::UNSPECIFIED.into()
     } else {
         Ipv4Addr::UNSPECIFIED.into()
     };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(plan.target)?;
-    socket.set_read_timeout(Some(plan.timeout))?;
+    socket.connect(target)?;
+    socket.set_read_timeout(Some(timeout))?;
     Ok(socket)
 }

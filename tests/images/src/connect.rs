@@ -126,7 +126,7 @@ fn by_tcp(plan: &Plan) -> io::Result<String> {
 }
 
 fn by_udp(plan: &Plan) -> io::Result<String> {
-    let socket = ask::connect(plan)?;
+    let socket = ask::socket(plan.target, plan.timeout)?;
     socket.send(b"hostname")?;
     let mut buffer = [0; 256];
     let length = socket.recv(&mut buffer)?;

@@ -1,11 +1,11 @@
 //! The measuring pair: a server with next to no work of its own, and a client that counts and times exchanges with it.
 //!
 //! An exchange is [`MESSAGE_BYTES`] there and as many back. The server's threads take one connection at a time and stay with
-//! it, so it serves [`SERVER_THREADS`] connections at once.
+//! it, so it serves [`SERVER_THREADS`] connections at once. Datagrams have a thread of their own.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write as _};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::ask;
 
 /// What an exchange sends in each direction.
 const MESSAGE_BYTES: usize = 64;
@@ -43,6 +45,10 @@ pub(crate) enum Mode {
     KeepAlive,
     /// As many bytes as go through, in one direction.
     Stream,
+    /// A datagram socket per exchange.
+    Datagram,
+    /// One exchange after the other on each datagram socket.
+    Datagrams,
 }
 
 impl FromStr for Mode {
@@ -54,8 +60,10 @@ impl FromStr for Mode {
             "connect" => Ok(Mode::Connect),
             "keep-alive" => Ok(Mode::KeepAlive),
             "stream" => Ok(Mode::Stream),
+            "datagram" => Ok(Mode::Datagram),
+            "datagrams" => Ok(Mode::Datagrams),
             _ => Err(format!(
-                "--mode {text:?} must be short, connect, keep-alive or stream"
+                "--mode {text:?} must be short, connect, keep-alive, stream, datagram or datagrams"
             )),
         }
     }
@@ -136,7 +144,10 @@ impl Report {
 pub(crate) fn serve(port: u16) -> Result<ExitCode, String> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    let datagrams = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .map_err(|error| format!("cannot answer datagrams on port {port}: {error}"))?;
     println!("answering on port {port}");
+    thread::spawn(move || answer_datagrams(&datagrams));
     let listener = Arc::new(listener);
     let threads: Vec<_> = (0..SERVER_THREADS)
         .map(|_| {
@@ -166,6 +177,16 @@ fn answer(mut stream: &TcpStream) -> io::Result<()> {
             return Ok(());
         }
         stream.write_all(&message)?;
+    }
+}
+
+fn answer_datagrams(socket: &UdpSocket) {
+    let mut message = [0; MESSAGE_BYTES];
+    loop {
+        // What goes wrong is one client's business.
+        let _ = socket
+            .recv_from(&mut message)
+            .and_then(|(length, client)| socket.send_to(&message[..length], client));
     }
 }
 
@@ -262,6 +283,19 @@ fn one(plan: &Plan, end: &End) -> Report {
                 Ok(())
             }),
             Mode::Stream => connect(plan.target).and_then(|stream| pour(&stream, &mut report, end)),
+            Mode::Datagram => {
+                pace.wait();
+                let begun = Instant::now();
+                ask::socket(plan.target, TIMEOUT)
+                    .and_then(|socket| exchange_datagrams(&socket, &mut report, begun))
+            }
+            Mode::Datagrams => ask::socket(plan.target, TIMEOUT).and_then(|socket| {
+                while !end.is_here() {
+                    pace.wait();
+                    exchange_datagrams(&socket, &mut report, Instant::now())?;
+                }
+                Ok(())
+            }),
         };
         if let Err(error) = outcome {
             report.fail(&error);
@@ -289,17 +323,35 @@ fn exchange(mut stream: &TcpStream, report: &mut Report, begun: Instant) -> io::
     let exchanged = stream
         .write_all(&message)
         .and_then(|()| stream.read_exact(&mut message));
-    // Whoever looks for the reason needs to know which connection it was, and when.
-    exchanged.map_err(|error| {
-        let own = stream.local_addr().map_or(0, |own| own.port());
-        let text = format!(
-            "port {own}, {connected:?} to connect, {:?} in all: {error}",
-            begun.elapsed()
-        );
-        io::Error::new(error.kind(), text)
-    })?;
+    exchanged.map_err(|error| explained(error, stream.local_addr(), connected, begun))?;
     report.time(begun);
     report.bytes += MESSAGE_BYTES as u64;
+    Ok(())
+}
+
+/// Whoever looks for the reason needs to know which connection it was, and when.
+fn explained(
+    error: io::Error,
+    own: io::Result<SocketAddr>,
+    connected: Duration,
+    begun: Instant,
+) -> io::Error {
+    let text = format!(
+        "port {}, {connected:?} to connect, {:?} in all: {error}",
+        own.map_or(0, |own| own.port()),
+        begun.elapsed()
+    );
+    io::Error::new(error.kind(), text)
+}
+
+/// Nothing sends a lost datagram again.
+fn exchange_datagrams(socket: &UdpSocket, report: &mut Report, begun: Instant) -> io::Result<()> {
+    let mut message = [ECHO; MESSAGE_BYTES];
+    let connected = begun.elapsed();
+    let exchanged = socket.send(&message).and_then(|_| socket.recv(&mut message));
+    let length = exchanged.map_err(|error| explained(error, socket.local_addr(), connected, begun))?;
+    report.time(begun);
+    report.bytes += length as u64;
     Ok(())
 }
 
@@ -326,7 +378,17 @@ mod tests {
                 thread::spawn(move || answer(&stream));
             }
         });
-        for mode in [Mode::Short, Mode::Connect, Mode::KeepAlive, Mode::Stream] {
+        let datagrams = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let target_of_datagrams = datagrams.local_addr().expect("an address");
+        thread::spawn(move || answer_datagrams(&datagrams));
+        for (mode, target) in [
+            (Mode::Short, target),
+            (Mode::Connect, target),
+            (Mode::KeepAlive, target),
+            (Mode::Stream, target),
+            (Mode::Datagram, target_of_datagrams),
+            (Mode::Datagrams, target_of_datagrams),
+        ] {
             let plan = Plan {
                 target,
                 mode,

@@ -7,8 +7,8 @@
 //!   backend answers ([`connect`]);
 //! * `ask ADDRESS:PORT [--count N] [--interval-ms N] [--timeout-ms N]`: the same over one datagram socket, and a line whenever
 //!   somebody else answers ([`ask`]);
-//! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|connect|keep-alive|stream] [--connections N] [--seconds N] [--rate N]
-//!   [--until FILE]`: a server that does next to nothing, and a client that measures what reaches it ([`load`]);
+//! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|connect|keep-alive|stream|datagram|datagrams] [--connections N]
+//!   [--seconds N] [--rate N] [--until FILE]`: a server that does next to nothing, and a client that measures what reaches it ([`load`]);
 //! * `pause`: holds a pod's namespaces and reaps what dies in them;
 //! * `exit CODE`, `sleep SECONDS`: end as told.
 
@@ -28,7 +28,8 @@ use std::time::Duration;
 const USAGE: &str = "usage: serve [--port N] | connect ADDRESS:PORT [--proto tcp|udp] [--count N] [--interval-ms N] \
                      [--timeout-ms N] [--path PATH] | \
                      ask ADDRESS:PORT [--count N] [--interval-ms N] [--timeout-ms N] | \
-                     answer [--port N] | load ADDRESS:PORT [--mode short|connect|keep-alive|stream] [--connections N] \
+                     answer [--port N] | \
+                     load ADDRESS:PORT [--mode short|connect|keep-alive|stream|datagram|datagrams] [--connections N] \
                      [--seconds N] [--rate N] [--until FILE] | pause | exit CODE | sleep SECONDS";
 
 fn main() -> ExitCode {

@@ -51,7 +51,7 @@ pub(crate) fn a_giant_service(world: &World<'_>) -> Result<()> {
     let (service, _) = web_without_selector(&stage)?;
     let other = Other::make(&stage)?;
     other.a_backend_goes_and_comes()?;
-    let clients = Clients::start(&stage, &service.cluster_ips(), service.node_port()?)?;
+    let clients = Clients::start(&stage, &service)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

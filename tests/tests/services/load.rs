@@ -54,7 +54,7 @@ pub(crate) fn no_connection_fails(world: &World<'_>) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(60 * minutes()?.unwrap_or(0));
     let stage = Stage::set(world)?;
     let (service, ips) = web_without_selector(&stage)?;
-    let clients = Clients::start(&stage, &service.cluster_ips(), service.node_port()?)?;
+    let clients = Clients::start(&stage, &service)?;
     let outcome = loop {
         let outcome = changes(&stage, &ips).and_then(|()| clients.all_run());
         if outcome.is_err() || Instant::now() >= until {
@@ -113,7 +113,10 @@ pub(crate) fn web_without_selector(stage: &Stage<'_>) -> Result<(Service, Vec<Ve
     let service = stage.service(json!({
         "type": "NodePort",
         "selector": null,
-        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP"}],
+        "ports": [
+            {"name": "tcp", "port": 80, "protocol": "TCP"},
+            {"name": "udp", "port": 80, "protocol": "UDP"},
+        ],
     }))?;
     let ips = stage.pod_ips()?;
     for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
@@ -259,21 +262,22 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn start(stage: &Stage<'_>, cluster_ips: &[IpAddr], node_port: u16) -> Result<Self> {
+    pub(crate) fn start(stage: &Stage<'_>, service: &Service) -> Result<Self> {
         let mut clients = Self {
             clients: Vec::new(),
             stop: tempfile::tempdir().context("make a folder")?,
         };
-        let inside: Vec<String> = cluster_ips.iter().map(|ip| at(*ip, 80)).collect();
-        let outside = stage.node_addresses(1).map(|ip| at(ip, node_port));
-        let targets = |client: &str| match client {
-            "outside" => &outside[..],
-            _ => &inside,
-        };
-        let rate = (CONNECTIONS_PER_SECOND / (3 * inside.len() + outside.len())).to_string();
+        let inside: Vec<String> = service.cluster_ips().iter().map(|ip| at(*ip, 80)).collect();
+        let outside = service
+            .node_ports()?
+            .map(|(_, port)| stage.node_addresses(1).map(|ip| at(ip, port)));
+        let rate = (CONNECTIONS_PER_SECOND / (3 * inside.len() + outside[0].len())).to_string();
         let short = ["short", "--connections", "4", "--rate", &rate];
         // Connections that last, seldom used: those that are translated all the time.
         let lasting = ["keep-alive", "--connections", "2", "--rate", "20"];
+        let datagram = ["datagram", "--connections", "2", "--rate", "40"];
+        // Of sockets that are translated when they connect, those that last end with their backend.
+        let datagrams = ["datagrams", "--connections", "2", "--rate", "20"];
         for (client, arguments) in [
             ("a pod's sockets", &short),
             ("a pod's packets", &short),
@@ -281,8 +285,20 @@ impl Clients {
             ("outside", &short),
             ("a pod's packets", &lasting),
             ("outside", &lasting),
+            ("a pod's sockets", &datagram),
+            ("a pod's packets", &datagram),
+            ("a node's sockets", &datagram),
+            ("outside", &datagram),
+            ("a pod's packets", &datagrams),
+            ("outside", &datagrams),
         ] {
-            for target in targets(client) {
+            let [tcp, udp] = &outside;
+            let targets = match client {
+                "outside" if arguments[0].starts_with("datagram") => &udp[..],
+                "outside" => tcp,
+                _ => &inside,
+            };
+            for target in targets {
                 clients.add(stage, client, target, arguments)?;
             }
         }

@@ -19,7 +19,10 @@ use std::{
     io::Write as _,
     net::IpAddr,
     os::fd::AsFd as _,
-    sync::{Arc, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
