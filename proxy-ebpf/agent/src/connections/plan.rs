@@ -103,11 +103,12 @@ impl Repeat {
     /// What is to be flushed now.
     pub fn tick(&mut self) -> Flush {
         let [newer, older, oldest] = std::mem::take(&mut self.generations);
-        let mut now = newer.clone();
-        for mut flush in [older.clone(), oldest] {
+        let mut now = Flush::default();
+        for mut flush in [oldest, older.clone()] {
             flush.silent.clone_from(&flush.left);
             now.extend(flush);
         }
+        now.extend(newer.clone());
         self.generations = [Flush::default(), newer, older];
         now
     }
