@@ -661,13 +661,27 @@ impl Tables {
         self.services.entry(id).or_default()
     }
 
-    /// Whether a service balances over a backend.
-    pub fn balances(&self, service: ServiceId, backend: &SocketAddress) -> bool {
-        let service = self.services.get(&service);
-        let id = self.backends.id_of(backend);
-        service
-            .zip(id)
-            .is_some_and(|(service, id)| service.slots.contains(&id))
+    /// Of these pairs of a service and a backend, those that no client is sent by any more.
+    pub fn astray(
+        &self,
+        served: impl IntoIterator<Item = (ServiceId, SocketAddress)>,
+    ) -> Vec<(ServiceId, SocketAddress)> {
+        let mut astray = Vec::new();
+        let mut known: HashMap<ServiceId, HashMap<BackendId, SocketAddress>> = HashMap::default();
+        for (service, backend) in served {
+            match self.backends.id_of(&backend) {
+                Some(id) => drop(known.entry(service).or_default().insert(id, backend)),
+                None => astray.push((service, backend)),
+            }
+        }
+        for (service, mut backends) in known {
+            let slots = self.services.get(&service).map(|service| &service.slots[..]);
+            for id in slots.unwrap_or_default() {
+                backends.remove(id);
+            }
+            astray.extend(backends.into_values().map(|backend| (service, backend)));
+        }
+        astray
     }
 
     /// Number of frontends.

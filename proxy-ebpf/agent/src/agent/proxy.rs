@@ -317,8 +317,7 @@ impl Proxy {
                 .inherited()
                 .into_iter()
                 .chain(self.collector.inherited());
-            let stuck = inherited.filter(|(service, backend)| !self.tables.balances(*service, backend));
-            self.left.extend(stuck);
+            self.left.extend(self.tables.astray(inherited));
         }
         self.collector.flush(Flush {
             left: self.left.iter().copied().collect(),

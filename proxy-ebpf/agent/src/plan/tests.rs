@@ -815,6 +815,13 @@ fn plan_datagrams_are_forgotten_when_a_backend_leaves_or_a_first_one_comes_and_n
         again.is_empty() && again.left.is_empty() && again.appeared.is_empty(),
         "{again:?}"
     );
+    // An agent that was killed had noticed who left, and not told anybody: sockets and connections still show it.
+    let [id] = [restarted.entries().frontends[0].1.service];
+    let served = ["10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:3"].map(|text| (id, datagrams(text)));
+    let elsewhere = (ServiceId(id.0 + 1), datagrams("10.0.0.1:1"));
+    let mut astray = restarted.astray(served.into_iter().chain([elsewhere]));
+    astray.sort_unstable();
+    assert_eq!(astray, [served[2], elsewhere]);
     // One that left while nobody looked is noticed by the restart, and nobody else is concerned.
     let late = Tables::new(world.kernel.entries()).plan_all(dns(one));
     assert_eq!(late.left.len(), 1, "{late:?}");

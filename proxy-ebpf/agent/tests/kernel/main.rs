@@ -260,9 +260,7 @@ fn sockets_that_a_killed_agent_has_not_ended_are_ended_by_the_next() {
     assert!(plan.is_empty() && plan.left.is_empty(), "{plan:?}");
     let inherited = reaper.inherited();
     assert_eq!(inherited.len(), 2, "{inherited:?}");
-    let stuck = inherited.into_iter();
-    let stuck = stuck.filter(|(service, backend)| !tables.balances(*service, backend));
-    reaper.end(stuck.collect());
+    reaper.end(tables.astray(inherited));
     left_for_good(child, &ended);
     assert!(reaper.inherited().is_empty(), "they are said once");
 }

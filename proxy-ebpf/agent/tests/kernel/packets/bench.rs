@@ -9,6 +9,7 @@ use std::{
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, lpm_trie::Key};
 use proxy_ebpf::{
     apply::Maps,
+    connections::{Collector, plan::Flush},
     desired::{ServicePort, SocketAddress},
     packets::PacketPrograms,
     pins::Pins,
@@ -18,7 +19,7 @@ use proxy_ebpf::{
 };
 use proxy_ebpf_common::{
     Address4, Address6, Conntrack, ConntrackKey, Device, DeviceFlags, DropCount, DropReason, LocalPod, Node,
-    NodeKey, Port, Protocol, ServiceId, maps,
+    NodeKey, Port, Protocol, maps,
 };
 
 use crate::{
@@ -226,9 +227,12 @@ impl Bench {
         self.maps.apply(plan).expect("write the maps");
     }
 
-    /// Whether the tables send clients of a service to this backend.
-    pub(super) fn balances(&self, service: ServiceId, backend: &SocketAddress) -> bool {
-        self.tables.balances(service, backend)
+    /// What an agent that has just started flushes.
+    pub(super) fn astray(&self, collector: &Collector) -> Flush {
+        Flush {
+            left: self.tables.astray(collector.inherited()).into_iter().collect(),
+            ..Flush::default()
+        }
     }
 
     #[track_caller]

@@ -372,12 +372,7 @@ pub(super) fn datagrams_move(bench: &mut Bench, net: &Net) {
     // An agent is killed after it has written the tables: the next one finds whose datagrams are not where they should be.
     bench.serve(service(net, Protocol::UDP, &[net.local_pod]));
     let next = Collector::start(&bench.dir).expect("start the collector");
-    let stuck = next.inherited().into_iter();
-    let stuck = stuck.filter(|(service, backend)| !bench.balances(*service, backend));
-    next.flush(Flush {
-        left: stuck.collect(),
-        ..Flush::default()
-    });
+    next.flush(bench.astray(&next));
     wait("datagrams go where the tables say", || {
         via(bench) == ip_address(net.local_pod)
     });
