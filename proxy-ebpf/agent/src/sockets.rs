@@ -7,7 +7,7 @@
 //! A socket is ended only if it is connected to the backend **and** was sent there by that Service: one that was given the
 //! pod's address directly keeps it, and one that names its peer with every datagram is translated anew each time.
 //!
-//! A backend that leaves may still answer: one that is ended in an orderly way does. Sockets are looked for a while after, so that
+//! A backend that leaves may still answer: one that is ended in an orderly way does. Sockets are ended a moment later, so that
 //! whoever has asked gets its answer; who sends on and on is told within that time.
 //!
 //! A program may have read the old tables, and its socket be connected only after this has looked: between the program and
