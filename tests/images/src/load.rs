@@ -348,8 +348,10 @@ fn explained(
 fn exchange_datagrams(socket: &UdpSocket, report: &mut Report, begun: Instant) -> io::Result<()> {
     let mut message = [ECHO; MESSAGE_BYTES];
     let connected = begun.elapsed();
+    // One that is ended has no port any more.
+    let own = socket.local_addr();
     let exchanged = socket.send(&message).and_then(|_| socket.recv(&mut message));
-    let length = exchanged.map_err(|error| explained(error, socket.local_addr(), connected, begun))?;
+    let length = exchanged.map_err(|error| explained(error, own, connected, begun))?;
     report.time(begun);
     report.bytes += length as u64;
     Ok(())

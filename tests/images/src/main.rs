@@ -8,7 +8,8 @@
 //! * `ask ADDRESS:PORT [--count N] [--interval-ms N] [--timeout-ms N]`: the same over one datagram socket, and a line whenever
 //!   somebody else answers ([`ask`]);
 //! * `answer [--port N]`, `load ADDRESS:PORT [--mode short|connect|keep-alive|stream|datagram|datagrams] [--connections N]
-//!   [--seconds N] [--rate N] [--until FILE]`: a server that does next to nothing, and a client that measures what reaches it ([`load`]);
+//!   [--seconds N] [--rate N] [--until FILE]`: a server that does next to nothing, and a client that measures what reaches it
+//!   ([`load`]);
 //! * `pause`: holds a pod's namespaces and reaps what dies in them;
 //! * `exit CODE`, `sleep SECONDS`: end as told.
 
